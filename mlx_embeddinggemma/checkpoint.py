@@ -1,0 +1,261 @@
+"""A folder of weights to a network: found, checked name by name, then loaded.
+
+Layouts that load: sentence-transformers (the official one; the head in `2_Dense/`, `3_Dense/`),
+mlx-community and this package's converter (a `model.` prefix or none, the head in the same file,
+packed weights described by config.json). Inside this package there is one set of names, `layout`.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_embeddinggemma import layout, runtime
+from mlx_embeddinggemma.config import Config
+from mlx_embeddinggemma.errors import EmbeddingGemmaError
+from mlx_embeddinggemma.linear import Linear
+from mlx_embeddinggemma.model import Model, RMSNorm
+from mlx_embeddinggemma.table import VocabularyTable
+from mlx_embeddinggemma.tensors import Tensor, read_headers
+
+FLOATS = ("F32", "F16", "BF16")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder that was found sound, nothing loaded yet.
+
+    Attributes:
+        tensors: every tensor by its name in `layout`.
+        dense: sizes along the head, (768, 3072, 768).
+        quantization: settings of each packed matrix by path; float matrices are absent.
+    """
+
+    folder: Path
+    config: Config
+    tensors: Mapping[str, Tensor]
+    dense: tuple[int, ...]
+    quantization: Mapping[str, dict[str, Any]]
+
+    @property
+    def embedding_size(self) -> int:
+        """Length of a sentence vector."""
+        return self.dense[-1]
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file's content.
+
+    Raises:
+        EmbeddingGemmaError: absent, unreadable or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise EmbeddingGemmaError(f"{path.parent} has no {path.name}") from None
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise EmbeddingGemmaError(f"{path} is not JSON: {error}") from None
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Reads config and headers and checks that every tensor is there, in its shape and dtype.
+
+    Raises:
+        EmbeddingGemmaError: one message that lists all that is missing, left over or misshapen.
+    """
+    raw = read_json(folder / "config.json")
+    if not isinstance(raw, dict):
+        raise EmbeddingGemmaError(f"{folder / 'config.json'}: expected a JSON object")
+    config = Config.from_dict(raw)
+    tensors = {
+        name.removeprefix("model."): tensor
+        for name, tensor in read_headers(_weight_files(folder)).items()
+    }
+    if "dense.0.weight" not in tensors:
+        tensors |= _dense_folders(folder)
+    dense = _dense_sizes(tensors, config)
+    matrices = layout.matrices(config, dense)
+    quantization = {}
+    expected: dict[str, tuple[int, ...]] = {
+        f"{path}.weight": shape for path, shape in layout.norms(config).items()
+    }
+    for path, shape in matrices.items():
+        if f"{path}.scales" in tensors:
+            if "bits" not in config.quantization:
+                raise EmbeddingGemmaError(
+                    f"{folder}: {path} is quantized, but config.json has no quantization table"
+                )
+            quantization[path] = layout.quantization_of(path, config.quantization)
+            expected |= layout.packed_shapes(path, shape, quantization[path])
+        else:
+            expected[f"{path}.weight"] = shape
+    _compare(folder, expected, tensors, packed={f"{path}.weight" for path in quantization})
+    return Checkpoint(folder, config, tensors, dense, quantization)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        try:
+            names = sorted(set(read_json(index)["weight_map"].values()))
+        except (KeyError, TypeError, AttributeError):
+            raise EmbeddingGemmaError(f"{index}: expected an object with a weight_map") from None
+    else:
+        names = ["model.safetensors"]
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        hint = (
+            "; only pytorch_model.bin is there: save the model with safe_serialization=True"
+            if (folder / "pytorch_model.bin").exists()
+            else ""
+        )
+        raise EmbeddingGemmaError(f"{folder} lacks {', '.join(missing)}{hint}")
+    return [folder / name for name in names]
+
+
+def _dense_folders(folder: Path) -> dict[str, Tensor]:
+    """The head of the sentence-transformers layout: Dense modules in the order of modules.json."""
+    if not (folder / "modules.json").exists():
+        raise EmbeddingGemmaError(
+            f"{folder} has no dense head: neither dense.0.weight in its weights nor a modules.json "
+            "that lists Dense folders. Its vectors would not be EmbeddingGemma's: download the "
+            "repository again, all folders included"
+        )
+    tensors = {}
+    modules = [m for m in read_json(folder / "modules.json") if m["type"].endswith(".Dense")]
+    for i, module in enumerate(modules):
+        settings = read_json(folder / module["path"] / "config.json")
+        activation = settings.get("activation_function", "Identity").rpartition(".")[2]
+        if activation != "Identity" or settings.get("bias"):
+            raise EmbeddingGemmaError(
+                f"{folder / module['path']}: expected a Dense module without bias or activation, "
+                f"got bias {settings.get('bias')}, activation {activation}"
+            )
+        path = folder / module["path"] / "model.safetensors"
+        if not path.is_file():
+            raise EmbeddingGemmaError(f"{folder} lacks {module['path']}/model.safetensors")
+        for name, tensor in read_headers([path]).items():
+            tensors[f"dense.{i}.{name.removeprefix('linear.')}"] = tensor
+    return tensors
+
+
+def _dense_sizes(tensors: Mapping[str, Tensor], config: Config) -> tuple[int, ...]:
+    sizes = [config.hidden_size]
+    while (weight := tensors.get(f"dense.{len(sizes) - 1}.weight")) is not None:
+        sizes.append(weight.shape[0])
+    return tuple(sizes)
+
+
+def _compare(
+    folder: Path,
+    expected: Mapping[str, tuple[int, ...]],
+    found: Mapping[str, Tensor],
+    packed: set[str],
+) -> None:
+    problems = []
+    if missing := sorted(expected.keys() - found.keys()):
+        problems.append(f"missing {_some(missing)}")
+    if extra := sorted(found.keys() - expected.keys()):
+        problems.append(f"left over {_some(extra)}")
+    wrong = [
+        f"{name} {list(found[name].shape)} instead of {list(shape)}"
+        for name, shape in expected.items()
+        if name in found and found[name].shape != shape
+    ]
+    if wrong:
+        problems.append(f"wrong shape {_some(wrong)}")
+    dtypes = [
+        f"{name} {found[name].dtype}"
+        for name in expected.keys() & found.keys()
+        if (found[name].dtype != "U32" if name in packed else _wrong_float(name, found))
+    ]
+    if dtypes:
+        problems.append(f"wrong dtype {_some(sorted(dtypes))}")
+    if problems:
+        raise EmbeddingGemmaError(
+            f"{folder} does not hold the tensors its config.json describes: {'; '.join(problems)}"
+        )
+
+
+def _wrong_float(name: str, found: Mapping[str, Tensor]) -> bool:
+    # The scales of mxfp4, mxfp8 and nvfp4 are small floats that MLX keeps as uint8.
+    allowed = (*FLOATS, "U8") if name.endswith(".scales") else FLOATS
+    return found[name].dtype not in allowed
+
+
+def _some(names: list[str], most: int = 8) -> str:
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{len(names)}: {', '.join(names[:most])}{rest}"
+
+
+def load_model(checkpoint: Checkpoint, dtype: mx.Dtype) -> Model:
+    """The network with its weights in memory (the vocabulary table stays on disk).
+
+    Args:
+        checkpoint: from `open_checkpoint`.
+        dtype: of the activations. On a GPU float weights are held in it too; on the CPU they stay
+            as stored and are expanded when used.
+
+    Raises:
+        EmbeddingGemmaError: a weight is NaN or infinite.
+    """
+    config, quantization = checkpoint.config, checkpoint.quantization
+    table = VocabularyTable(
+        {
+            name.rpartition(".")[2]: tensor
+            for name, tensor in checkpoint.tensors.items()
+            if name.startswith(f"{layout.TABLE}.")
+        },
+        quantization.get(layout.TABLE, {}),
+        dtype,
+    )
+    model = Model(config, table, checkpoint.dense)
+    sums: dict[str, mx.array] = {}
+
+    def read(name: str) -> mx.array:
+        array = checkpoint.tensors[name].read()
+        if mx.issubdtype(array.dtype, mx.floating):
+            # A sum is finite only if all its terms are: one pass, no mask in memory.
+            sums[name] = array.astype(mx.float32).sum()
+        return array
+
+    for path, module in model.named_modules():
+        if isinstance(module, RMSNorm):
+            # 1 + w in float32, then rounded once.
+            module.weight = (1 + read(f"{path}.weight").astype(mx.float32)).astype(dtype)
+        elif isinstance(module, Linear):
+            _fill(module, layout.parts(path), quantization, read, dtype)
+        mx.eval(module.parameters())
+    bad = sorted(name for name, value in sums.items() if not mx.isfinite(value).item())
+    if bad:
+        raise EmbeddingGemmaError(f"{checkpoint.folder}: NaN or infinite weights in {_some(bad)}")
+    return model
+
+
+def _fill(
+    linear: Linear,
+    paths: list[str],
+    quantization: Mapping[str, dict[str, Any]],
+    read: Callable[[str], mx.array],
+    dtype: mx.Dtype,
+) -> None:
+    """Stacks the checkpoint's matrices into one layer, packed if all are packed alike."""
+    settings = [quantization.get(path) for path in paths]
+    if settings[0] and all(s == settings[0] for s in settings):
+        names = ["weight", "scales"] + ["biases"] * (settings[0]["mode"] == "affine")
+        linear.pack(
+            {n: mx.concatenate([read(f"{path}.{n}") for path in paths]) for n in names},
+            settings[0],
+        )
+        return
+    weights = []
+    for path, s in zip(paths, settings, strict=True):
+        weight = read(f"{path}.weight")
+        if s:
+            biases = read(f"{path}.biases") if s["mode"] == "affine" else None
+            weight = mx.dequantize(weight, read(f"{path}.scales"), biases, **s)
+        weights.append(weight.astype(dtype) if runtime.on_gpu() else weight)
+    linear.weight = mx.concatenate(weights)

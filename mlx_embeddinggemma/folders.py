@@ -1,0 +1,55 @@
+"""Folders that are written whole or not at all."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mlx_embeddinggemma.errors import EmbeddingGemmaError
+
+
+@contextmanager
+def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yields an empty temporary sibling of `target` that becomes `target` when the block succeeds.
+
+    Whatever ends the block early, `target` stays as it was and the sibling is removed (a killed
+    process leaves a sibling named `.{target}.partial-*`, never half a `target`).
+
+    Args:
+        target: the folder to write.
+        replace: put the new folder in the place of an existing one.
+
+    Raises:
+        EmbeddingGemmaError: `target` exists and `replace` is not set, or cannot be written.
+    """
+    if target.exists() and not replace:
+        raise EmbeddingGemmaError(f"{target} exists: choose another folder or replace it (--force)")
+    if target.exists() and not target.is_dir():
+        raise EmbeddingGemmaError(f"{target} is a file; expected a folder")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
+    except OSError as error:
+        raise EmbeddingGemmaError(f"cannot write {target}: {error.strerror}") from None
+    try:
+        yield partial
+        partial.chmod(0o777 & ~_umask())
+        if target.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old-", dir=target.parent))
+            os.replace(target, old)
+            os.replace(partial, target)
+            shutil.rmtree(old)
+        else:
+            os.replace(partial, target)
+    except OSError as error:
+        raise EmbeddingGemmaError(f"writing {target} failed: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

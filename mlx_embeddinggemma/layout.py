@@ -1,0 +1,91 @@
+"""The tensors an EmbeddingGemma checkpoint must hold: names, shapes and what each is for.
+
+Names are those of google/embeddinggemma-300m without a `model.` prefix, and `dense.0`, `dense.1` for
+the head. The network stores some matrices stacked; `PARTS` says which.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mlx_embeddinggemma.config import Config
+
+TABLE = "embed_tokens"
+PARTS = {
+    "qkv_proj": ("q_proj", "k_proj", "v_proj"),
+    "gate_up_proj": ("gate_proj", "up_proj"),
+}
+
+
+def parts(path: str) -> list[str]:
+    """Paths in a checkpoint of the matrices that the network's `path` stacks."""
+    parent, _, name = path.rpartition(".")
+    return [f"{parent}.{part}" for part in PARTS[name]] if name in PARTS else [path]
+
+
+def matrices(config: Config, dense: Sequence[int]) -> dict[str, tuple[int, int]]:
+    """(outputs, inputs) of every matrix by path, the vocabulary table first."""
+    D, F = config.hidden_size, config.intermediate_size
+    H = config.num_attention_heads * config.head_dim
+    K = config.num_key_value_heads * config.head_dim
+    shapes = {TABLE: (config.vocab_size, D)}
+    for i in range(config.num_hidden_layers):
+        attention, mlp = f"layers.{i}.self_attn", f"layers.{i}.mlp"
+        shapes |= {
+            f"{attention}.q_proj": (H, D),
+            f"{attention}.k_proj": (K, D),
+            f"{attention}.v_proj": (K, D),
+            f"{attention}.o_proj": (D, H),
+            f"{mlp}.gate_proj": (F, D),
+            f"{mlp}.up_proj": (F, D),
+            f"{mlp}.down_proj": (D, F),
+        }
+    for i, (n, m) in enumerate(zip(dense[:-1], dense[1:], strict=True)):
+        shapes[f"dense.{i}"] = (m, n)
+    return shapes
+
+
+def norms(config: Config) -> dict[str, tuple[int]]:
+    """Size of every norm by path."""
+    D, d = config.hidden_size, config.head_dim
+    sizes = {}
+    for i in range(config.num_hidden_layers):
+        layer = f"layers.{i}"
+        sizes |= {
+            f"{layer}.input_layernorm": (D,),
+            f"{layer}.self_attn.q_norm": (d,),
+            f"{layer}.self_attn.k_norm": (d,),
+            f"{layer}.post_attention_layernorm": (D,),
+            f"{layer}.pre_feedforward_layernorm": (D,),
+            f"{layer}.post_feedforward_layernorm": (D,),
+        }
+    return sizes | {"norm": (D,)}
+
+
+def quantization_of(path: str, table: Mapping[str, Any]) -> dict[str, Any]:
+    """`group_size`, `bits` and `mode` of one matrix from config.json's `quantization` table.
+
+    mlx-lm writes defaults at the top and overrides under the tensor's path, with or without the
+    `model.` prefix.
+    """
+    override = table.get(path, table.get(f"model.{path}"))
+    settings = override if isinstance(override, Mapping) else table
+    return {
+        "group_size": int(settings["group_size"]),
+        "bits": int(settings["bits"]),
+        "mode": str(settings.get("mode", table.get("mode", "affine"))),
+    }
+
+
+def packed_shapes(
+    path: str, shape: tuple[int, int], quantization: Mapping[str, Any]
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of a packed matrix's tensors: weight, scales and, for affine, biases."""
+    outputs, inputs = shape
+    groups = (outputs, inputs // quantization["group_size"])
+    shapes: dict[str, tuple[int, ...]] = {
+        f"{path}.weight": (outputs, inputs * quantization["bits"] // 32),
+        f"{path}.scales": groups,
+    }
+    if quantization["mode"] == "affine":
+        shapes[f"{path}.biases"] = groups
+    return shapes

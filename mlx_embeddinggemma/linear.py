@@ -1,0 +1,58 @@
+"""Linear layers over float or packed weights, and where CPU and GPU part ways on them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_embeddinggemma import runtime
+
+
+class Linear(nn.Module):
+    """`x @ W.T` for one weight, or for several that read the same input and are stored as one.
+
+    On a GPU the stacked weight is one matrix product, quantized or not. On the CPU MLX's quantized
+    product is scalar and rough, and slicing its wide output would copy it: there the weight is
+    expanded when it is used, and the product taken part by part.
+
+    Attributes:
+        weight: (sum of outputs, inputs) floats, or packed uint32 with `scales` and maybe `biases`.
+    """
+
+    def __init__(self, inputs: int, outputs: Sequence[int]):
+        super().__init__()
+        self.weight = mx.zeros((sum(outputs), inputs))
+        self._ends = [sum(outputs[: i + 1]) for i in range(len(outputs) - 1)]
+        self._quantization: dict[str, Any] = {}
+
+    def pack(self, packed: Mapping[str, mx.array], quantization: Mapping[str, Any]) -> None:
+        """Takes packed tensors ("weight", "scales", maybe "biases") in place of the floats."""
+        self._quantization = dict(quantization)
+        for name, value in packed.items():
+            self[name] = value
+
+    def expanded(self, dtype: mx.Dtype) -> mx.array:
+        """The weight as floats, (sum of outputs, inputs)."""
+        if not self._quantization:
+            return self.weight.astype(dtype)
+        return mx.dequantize(
+            self.weight, self.scales, self.get("biases"), **self._quantization
+        ).astype(dtype)
+
+    def __call__(self, x: mx.array) -> list[mx.array]:
+        """(..., inputs) to one (..., outputs) array a part."""
+        if not runtime.on_gpu():
+            return [x @ part.T for part in mx.split(self.expanded(x.dtype), self._ends)]
+        if not self._quantization:
+            y = x @ self.weight.astype(x.dtype).T
+        else:
+            y = mx.quantized_matmul(
+                x,
+                self.weight,
+                self.scales,
+                self.get("biases"),
+                transpose=True,
+                **self._quantization,
+            ).astype(x.dtype)
+        return mx.split(y, self._ends, axis=-1)

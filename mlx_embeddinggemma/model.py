@@ -1,0 +1,161 @@
+"""The network: token ids to sentence vectors.
+
+Gemma 3 without its causal mask: 24 layers of attention and gated feed-forward, each wrapped in a
+norm before and a norm after, five layers with a window to one without; then the mean over a text's
+tokens and two linear layers. What is unusual: keys and queries are normalised per head before the
+rotation, norms multiply by 1 + w, and one key-value head serves all query heads.
+
+Shapes: B texts, L tokens, D hidden size, H query heads, K key-value heads, d head size.
+Reference: `Gemma3TextModel` in transformers; layout and constants of google/embeddinggemma-300m.
+"""
+
+from collections.abc import Callable, Sequence
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from mlx_embeddinggemma.attention import attend, visible_keys
+from mlx_embeddinggemma.config import Config
+from mlx_embeddinggemma.linear import Linear
+
+
+class RMSNorm(nn.Module):
+    """`x / rms(x) * (1 + w)`. The checkpoint stores w; `weight` here is the whole factor."""
+
+    def __init__(self, size: int, eps: float):
+        super().__init__()
+        self.weight = mx.ones((size,))
+        self._eps = eps
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return mx.fast.rms_norm(x, self.weight, self._eps)
+
+
+def rope_table(L: int, d: int, theta: float) -> tuple[mx.array, mx.array]:
+    """Cosine and sine of every position's angles, each (L, 1, d / 2).
+
+    Positions times frequencies in float32, as the reference multiplies them: at position 2,047 a
+    frequency's last bit moves the angle by 1e-4.
+    """
+    frequencies = 1.0 / theta ** (np.arange(0, d, 2, dtype=np.float32) / np.float32(d))
+    angles = np.arange(L, dtype=np.float32)[:, None, None] * frequencies.astype(np.float32)
+    return mx.array(np.cos(angles)), mx.array(np.sin(angles))
+
+
+def rotate(x: mx.array, rope: tuple[mx.array, mx.array]) -> mx.array:
+    """Turns the pairs (x[i], x[i + d/2]) of (B, L, heads, d) by their position's angle."""
+    cos, sin = rope
+    left, right = mx.split(x, 2, axis=-1)
+    turned = mx.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)
+    return turned.astype(x.dtype)
+
+
+class Attention(nn.Module):
+    def __init__(self, config: Config):
+        super().__init__()
+        H, K, d = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        self.qkv_proj = Linear(config.hidden_size, [H * d, K * d, K * d])
+        self.o_proj = Linear(H * d, [config.hidden_size])
+        self.q_norm = RMSNorm(d, config.rms_norm_eps)
+        self.k_norm = RMSNorm(d, config.rms_norm_eps)
+        self._head_dim = d
+        self._scale = config.query_pre_attn_scalar**-0.5
+
+    def __call__(
+        self, x: mx.array, rope: tuple[mx.array, mx.array], mask: mx.array | None
+    ) -> mx.array:
+        q, k, v = (part.reshape(*x.shape[:2], -1, self._head_dim) for part in self.qkv_proj(x))
+        q = rotate(self.q_norm(q), rope)
+        k = rotate(self.k_norm(k), rope)
+        return self.o_proj(attend(q, k, v, mask, self._scale))[0]
+
+
+class FeedForward(nn.Module):
+    def __init__(self, config: Config):
+        super().__init__()
+        self.gate_up_proj = Linear(config.hidden_size, [config.intermediate_size] * 2)
+        self.down_proj = Linear(config.intermediate_size, [config.hidden_size])
+
+    def __call__(self, x: mx.array) -> mx.array:
+        gate, up = self.gate_up_proj(x)
+        return self.down_proj(gelu(gate) * up)[0]
+
+
+def gelu(x: mx.array) -> mx.array:
+    """GELU in its tanh form ("gelu_pytorch_tanh")."""
+    return 0.5 * x * (1 + mx.tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)))
+
+
+class Layer(nn.Module):
+    def __init__(self, config: Config):
+        super().__init__()
+        D, eps = config.hidden_size, config.rms_norm_eps
+        self.input_layernorm = RMSNorm(D, eps)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = RMSNorm(D, eps)
+        self.pre_feedforward_layernorm = RMSNorm(D, eps)
+        self.mlp = FeedForward(config)
+        self.post_feedforward_layernorm = RMSNorm(D, eps)
+
+    def __call__(
+        self, x: mx.array, rope: tuple[mx.array, mx.array], mask: mx.array | None
+    ) -> mx.array:
+        attended = self.self_attn(self.input_layernorm(x), rope, mask)
+        x = x + self.post_attention_layernorm(attended)
+        return x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
+
+
+class Model(nn.Module):
+    """The whole encoder.
+
+    Args:
+        config: the network's shape.
+        embed_tokens: token ids (B, L) to embedding rows (B, L, D): the vocabulary table, which
+            stays on disk and so is not one of the network's parameters.
+        dense: sizes along the head, (768, 3072, 768) in EmbeddingGemma; a single size means no head.
+    """
+
+    def __init__(
+        self, config: Config, embed_tokens: Callable[[np.ndarray], mx.array], dense: Sequence[int]
+    ):
+        super().__init__()
+        self.layers = [Layer(config) for _ in range(config.num_hidden_layers)]
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.dense = [Linear(n, [m]) for n, m in zip(dense[:-1], dense[1:], strict=True)]
+        self._config = config
+        self._embed_tokens = embed_tokens
+
+    def __call__(self, ids: np.ndarray, lengths: np.ndarray) -> mx.array:
+        """Unit sentence vectors, (B, last dense size) float32.
+
+        Args:
+            ids: (B, L) int32, padded on the right with any valid id.
+            lengths: (B,) real tokens of each text, at least one.
+        """
+        real = mx.array(lengths)
+        return self.pool(self.hidden_states(ids, real), real)
+
+    def hidden_states(self, ids: np.ndarray, lengths: mx.array) -> mx.array:
+        """What leaves the last layer's norm, (B, L, D)."""
+        config = self._config
+        x = self._embed_tokens(ids)
+        x = x * mx.array(config.hidden_size**0.5).astype(x.dtype)
+        L = x.shape[1]
+        radius = {"sliding_attention": config.window_radius, "full_attention": None}
+        masks = {kind: visible_keys(lengths, L, reach) for kind, reach in radius.items()}
+        ropes = {
+            kind: rope_table(L, config.head_dim, theta) for kind, theta in config.rope_theta.items()
+        }
+        for layer, kind in zip(self.layers, config.layer_types, strict=True):
+            x = layer(x, ropes[kind], masks[kind])
+        return self.norm(x)
+
+    def pool(self, x: mx.array, lengths: mx.array) -> mx.array:
+        """Mean over the real tokens, dense layers, unit length: (B, L, D) to (B, size)."""
+        real = (mx.arange(x.shape[1]) < lengths[:, None])[..., None]
+        # Select, never multiply: whatever stands in a padding position must not reach the mean.
+        y = mx.where(real, x.astype(mx.float32), 0).sum(axis=1) / lengths[:, None]
+        for dense in self.dense:
+            y = dense(y)[0]
+        return y / mx.linalg.norm(y, axis=-1, keepdims=True)

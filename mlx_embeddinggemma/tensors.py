@@ -1,0 +1,151 @@
+"""Safetensors files, read by name and by row, without ever holding a whole file in memory.
+
+MLX loads a tensor whole. The vocabulary table is 65 % of EmbeddingGemma and a text touches a few of
+its rows, so it is read here, row by row, from the file. The header is checked against the file's
+size first: a truncated download is found before any tensor is used.
+
+Format: https://huggingface.co/docs/safetensors (8 bytes of header length, JSON, data).
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+
+from mlx_embeddinggemma.errors import EmbeddingGemmaError
+
+# numpy has no bfloat16: its bytes travel as uint16 and are viewed as bfloat16 in MLX.
+NUMPY_DTYPES = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+    "U32": np.dtype("<u4"),
+    "U8": np.dtype("u1"),
+}
+MAX_HEADER = 100_000_000  # the format's own limit, in bytes
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Where one tensor lies: its file, dtype name of the format, shape, and first byte."""
+
+    path: Path
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return math.prod(self.shape) * NUMPY_DTYPES[self.dtype].itemsize
+
+    def read(self) -> mx.array:
+        """The whole tensor."""
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            flat = np.fromfile(file, NUMPY_DTYPES[self.dtype], math.prod(self.shape))
+        return self._to_mlx(flat.reshape(self.shape))
+
+    def rows(self, indices: npt.NDArray[np.integer[Any]]) -> mx.array:
+        """Rows of a matrix, shape (len(indices), columns), read one by one.
+
+        `pread` and not a memory map: pages of a map count as the process's own memory, 4 KB and
+        more for a row of 400 bytes.
+        """
+        rows = np.empty((len(indices), *self.shape[1:]), NUMPY_DTYPES[self.dtype])
+        width = rows[:1].nbytes
+        file = os.open(self.path, os.O_RDONLY)
+        try:
+            for row, index in zip(rows, indices.tolist(), strict=True):
+                if os.preadv(file, [row.data], self.offset + index * width) != width:
+                    raise EmbeddingGemmaError(f"{self.path} changed while it was in use")
+        finally:
+            os.close(file)
+        return self._to_mlx(rows)
+
+    def _to_mlx(self, array: npt.NDArray[Any]) -> mx.array:
+        result = mx.array(array)
+        return result.view(mx.bfloat16) if self.dtype == "BF16" else result
+
+
+def read_header(path: Path) -> dict[str, Tensor]:
+    """The tensors of one safetensors file by name.
+
+    Raises:
+        EmbeddingGemmaError: not a safetensors file, or one that was cut short.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        if len(start) < 8 or not 2 <= length <= min(MAX_HEADER, size - 8):
+            if size and start.startswith(b"version "):
+                raise EmbeddingGemmaError(
+                    f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` in its folder"
+                )
+            raise EmbeddingGemmaError(
+                f"{path} is not a safetensors file or was cut short ({size:,} bytes): "
+                "download it again"
+            )
+        try:
+            header = json.loads(file.read(length))
+            return _tensors(path, header, data_start=8 + length, size=size)
+        except (
+            UnicodeDecodeError,
+            RecursionError,
+            TypeError,
+            ValueError,
+            KeyError,
+            AttributeError,
+        ) as error:
+            if isinstance(error, EmbeddingGemmaError):
+                raise
+            raise EmbeddingGemmaError(
+                f"{path} is not a safetensors file: its header is damaged: download it again"
+            ) from None
+
+
+def _tensors(
+    path: Path, header: Mapping[str, Any], data_start: int, size: int
+) -> dict[str, Tensor]:
+    tensors = {}
+    end_of_last = 0
+    entries = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
+    for name, entry in sorted(entries, key=lambda item: item[1]["data_offsets"][0]):
+        begin, end = entry["data_offsets"]
+        if entry["dtype"] not in NUMPY_DTYPES:
+            raise EmbeddingGemmaError(
+                f"{path}: {name} has dtype {entry['dtype']}; expected one of {', '.join(NUMPY_DTYPES)}"
+            )
+        tensor = Tensor(path, entry["dtype"], tuple(entry["shape"]), data_start + begin)
+        if min(tensor.shape, default=1) < 0 or tensor.nbytes != end - begin or begin != end_of_last:
+            raise EmbeddingGemmaError(
+                f"{path}: the place given for {name} does not match its shape {list(tensor.shape)}: "
+                "the file is damaged, download it again"
+            )
+        end_of_last = end
+        tensors[name] = tensor
+    if data_start + end_of_last != size:
+        raise EmbeddingGemmaError(
+            f"{path} was cut short or has bytes left over: its header describes "
+            f"{data_start + end_of_last:,} bytes, the file has {size:,}: download it again"
+        )
+    return tensors
+
+
+def read_headers(paths: Iterable[Path]) -> dict[str, Tensor]:
+    """The tensors of several files (shards) by name; a name may stand in one file only."""
+    tensors: dict[str, Tensor] = {}
+    for path in paths:
+        for name, tensor in read_header(path).items():
+            if name in tensors:
+                raise EmbeddingGemmaError(f"{name} is in both {tensors[name].path} and {path}")
+            tensors[name] = tensor
+    return tensors
