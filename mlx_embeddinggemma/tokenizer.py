@@ -73,7 +73,11 @@ class SentencePieceTokenizer:
         self._bos, self._eos, unk = model.bos_id(), model.eos_id(), model.unk_id()
         # sentencepiece never finds its control tokens in a text; the reference does.
         controls = {model.id_to_piece(i): i for i in (model.pad_id(), self._eos, self._bos, unk)}
-        self._controls = {OUTSIDE_TABLE: unk} | controls
+        # Nor does it tell a literal run of U+2581 (a piece in Gemma) from the spaces beside it.
+        runs = {}
+        while (run := model.piece_to_id("▁" * (len(runs) + 2))) != unk:
+            runs["▁" * (len(runs) + 2)] = run
+        self._controls = {OUTSIDE_TABLE: unk} | controls | dict(reversed(runs.items()))
         self._split = re.compile("(" + "|".join(map(re.escape, self._controls)) + ")").split
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
