@@ -58,7 +58,7 @@ class EmbeddingGemma:
         max_length: int | None = None,
     ):
         runtime.prepare()
-        if dtype == "float16":
+        if str(dtype) == "float16":
             raise EmbeddingGemmaError(
                 "float16 overflows: EmbeddingGemma's activations reach 8e5 and float16 ends at "
                 "65,504; use 'bfloat16' or 'float32'"
@@ -70,11 +70,11 @@ class EmbeddingGemma:
         size = self._checkpoint.embedding_size
         self.dimensions = (size, *(d for d in MATRYOSHKA if d < size))
         self._truncate_dim = self._checked_dim(truncate_dim)
-        self._dtype = DTYPES[dtype or self._default_dtype()]
+        self.dtype = dtype or self._default_dtype()
         self.max_length = self._checked_length(max_length)
         self.prompts = load_prompts(self.folder)
         self._tokenizer = load_tokenizer(self.folder, self._checkpoint.config.vocab_size)
-        self._model = load_model(self._checkpoint, self._dtype)
+        self.network = load_model(self._checkpoint, DTYPES[self.dtype])
 
     def encode(
         self,
@@ -247,7 +247,7 @@ class EmbeddingGemma:
         """Vectors of token ids, in their order. A zero vector has become NaN on the way."""
         vectors = np.empty((len(ids), dim), np.float32)
         for batch in batches([len(row) for row in ids], batch_tokens, batch_size):
-            unit = self._model(*pad([ids[i] for i in batch]))
+            unit = self.network(*pad([ids[i] for i in batch]))
             if dim < unit.shape[1]:
                 cut = unit[:, :dim]
                 unit = cut / mx.linalg.norm(cut, axis=-1, keepdims=True)
