@@ -8,6 +8,7 @@ import json
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +88,7 @@ def _merges_follow_ids(model: Mapping[str, Any], added: Mapping[str, int]) -> bo
     splits = sum(
         piece[:i] in vocab and piece[i:] in vocab for piece in vocab for i in range(1, len(piece))
     )
-    return splits == len(merges) and all(
-        a <= b for a, b in zip(products, products[1:], strict=False)
-    )
+    return splits == len(merges) and all(a <= b for a, b in pairwise(products))
 
 
 def _kind(i: int, piece: str, added: bool) -> Kind:

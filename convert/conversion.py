@@ -1,0 +1,319 @@
+"""`convert`: a source to a folder, whole or not at all."""
+
+import hashlib
+import math
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from mlx_embeddinggemma import __version__, runtime
+from mlx_embeddinggemma.checkpoint import open_checkpoint
+from mlx_embeddinggemma.errors import EmbeddingGemmaError
+from mlx_embeddinggemma.folders import new_folder
+from mlx_embeddinggemma.prompts import load_prompts
+from mlx_embeddinggemma.tokenizer import load_tokenizer
+
+from .card import as_json, write_card
+from .fidelity import Fidelity, compare, embed
+from .formats import DTYPES, on_grid
+from .recipes import Recipe, find_recipe
+from .sample import SAMPLE
+from .sentencepiece_model import from_json
+from .sources import Source, open_folder
+from .writer import Piece, nbytes, plan, quantization_table, tensors, write
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a conversion did, or with `dry_run` would do.
+
+    Attributes:
+        parts: name, number of weights, bits a weight and megabytes of the table, attention,
+            feed-forward, norms and head; the whole last.
+        tensors: name, dtype, shape and bytes of every tensor of the output.
+        notes: what deserves a look: matrices left as floats, a recipe that moves weights off the
+            grid they were trained for.
+        fidelity: by dimension; empty for a dry run.
+        inputs: sha256 of every input; empty for a dry run.
+        seconds: wall time.
+        peak_mb: the process's largest resident size so far, in units of 1e6 bytes.
+    """
+
+    source: str
+    revision: str | None
+    output: str
+    recipe: str
+    dtype: str
+    parts: Sequence[Mapping[str, Any]]
+    tensors: Sequence[Mapping[str, Any]]
+    notes: Sequence[str]
+    fidelity: Mapping[int, Fidelity]
+    inputs: Mapping[str, str]
+    seconds: float
+    peak_mb: float
+
+
+def convert(
+    source: str | Path,
+    output: str | Path,
+    *,
+    recipe: str | Path | Recipe = "4bit",
+    group_size: int | None = None,
+    dtype: str | None = None,
+    force: bool = False,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    dry_run: bool = False,
+    progress: bool = False,
+) -> Report:
+    """Converts a checkpoint to an MLX folder.
+
+    Args:
+        source: a checkpoint's folder, "demo" or a hub id.
+        output: the folder to write.
+        recipe: a name in `RECIPES`, a TOML file, or a `Recipe`.
+        group_size: neighbours that share a scale in affine formats: 32, 64 or 128.
+        dtype: "bfloat16" or "float32", of floats and affine scales; by default the recipe's, and
+            bfloat16 where it has none.
+        force: replace `output` if it holds a checkpoint.
+        revision: branch, tag or commit of a hub id.
+        local_files_only: never go online.
+        dry_run: only say what would be written.
+        progress: a bar on stderr.
+
+    Raises:
+        EmbeddingGemmaError: the source is damaged or no EmbeddingGemma, the output cannot be
+            written, or an argument is off. `output` is then as it was.
+    """
+    start = time.perf_counter()
+    runtime.prepare()
+    chosen = find_recipe(recipe)
+    if group_size is not None:
+        chosen = chosen.grouped(group_size)
+    dtype = _dtype(chosen, dtype)
+    opened = open_folder(source, revision=revision, local_files_only=local_files_only)
+    pieces = plan(opened, chosen, dtype)
+    notes = _notes(opened, chosen, pieces)
+    fidelity: Mapping[int, Fidelity] = {}
+    inputs: Mapping[str, str] = {}
+    if not dry_run:
+        target = Path(output).expanduser()
+        _check_target(target, opened, force)
+        with new_folder(target, replace=force) as folder:
+            fidelity, inputs = _fill(
+                folder, target.name, opened, chosen, dtype, pieces, notes, progress
+            )
+    return Report(
+        source=opened.name,
+        revision=opened.revision,
+        output=str(output),
+        recipe=chosen.name,
+        dtype=dtype,
+        parts=_parts(pieces),
+        tensors=[
+            {"name": name, "dtype": kind, "shape": shape, "bytes": nbytes(kind, shape)}
+            for name, kind, shape in tensors(pieces)
+        ],
+        notes=notes,
+        fidelity=fidelity,
+        inputs=inputs,
+        seconds=time.perf_counter() - start,
+        peak_mb=_peak_mb(),
+    )
+
+
+def _dtype(recipe: Recipe, dtype: str | None) -> str:
+    if dtype not in (None, *DTYPES):
+        raise EmbeddingGemmaError(f"expected dtype {' or '.join(DTYPES)}, got {dtype!r}")
+    if recipe.dtype and dtype not in (None, recipe.dtype):
+        raise EmbeddingGemmaError(
+            f"recipe {recipe.name} stores {recipe.dtype}: leave out --dtype, or take another"
+        )
+    return recipe.dtype or dtype or "bfloat16"
+
+
+def _check_target(target: Path, source: Source, force: bool) -> None:
+    """Refuses a target whose replacement would lose something."""
+    for path in source.inputs.values():
+        if target.resolve() in path.resolve().parents:
+            raise EmbeddingGemmaError(f"{target} holds the source: choose another output folder")
+    if (
+        force
+        and target.is_dir()
+        and any(target.iterdir())
+        and not (target / "config.json").exists()
+    ):
+        raise EmbeddingGemmaError(
+            f"{target} is no checkpoint (no config.json): remove it yourself or choose another"
+        )
+
+
+def _fill(
+    folder: Path,
+    name: str,
+    source: Source,
+    recipe: Recipe,
+    dtype: str,
+    pieces: Sequence[Piece],
+    notes: Sequence[str],
+    progress: bool,
+) -> tuple[Mapping[int, Fidelity], Mapping[str, str]]:
+    """Writes every file of the output."""
+    before = _stamps(source)
+    with ThreadPoolExecutor(1) as pool:
+        digests = pool.submit(_digests, source)  # hashing leaves the interpreter to the others
+        _write_tokenizer(folder, source)
+        with tqdm(
+            total=sum(math.prod(piece.shape) for piece in pieces),
+            desc="converting",
+            unit=" weights",
+            unit_scale=True,
+            delay=1,
+            disable=not progress,
+        ) as bar:
+            write(folder / "model.safetensors", pieces, bar.update)
+        (folder / "config.json").write_text(as_json(_config(source, dtype, pieces)), "utf-8")
+        if len(source.dense) == 1:
+            (folder / "modules.json").write_text(as_json([]), "utf-8")  # says: no head
+        fidelity = _measure(folder, source)
+        inputs = digests.result()
+    if _stamps(source) != before:
+        raise EmbeddingGemmaError(f"{source.name} changed while it was read: convert it again")
+    record = {
+        "source": source.name,
+        "revision": source.revision,
+        "inputs": inputs,
+        "recipe": asdict(recipe),
+        "dtype": dtype,
+        "notes": notes,
+        "versions": {"mlx-embeddinggemma": __version__}
+        | {package: version(package) for package in ("mlx", "numpy", "sentencepiece")},
+        "fidelity": {str(dim): asdict(value) for dim, value in fidelity.items()},
+    }
+    (folder / "conversion.json").write_text(as_json(record), "utf-8")
+    described = f"{recipe.name} ({recipe.description})" if recipe.description else recipe.name
+    card = write_card(source, name, described, _parts(pieces), notes, fidelity, inputs)
+    (folder / "README.md").write_text(card, "utf-8")
+    return fidelity, inputs
+
+
+def _stamps(source: Source) -> list[tuple[int, int]]:
+    try:
+        stats = [path.stat() for path in source.inputs.values()]
+    except OSError:
+        return []
+    return [(stat.st_size, stat.st_mtime_ns) for stat in stats]
+
+
+def _digests(source: Source) -> dict[str, str]:
+    digests = {}
+    for name, path in source.inputs.items():
+        with path.open("rb") as file:
+            digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
+
+
+def _write_tokenizer(folder: Path, source: Source) -> None:
+    """The source's files beside the weights; a tokenizer.model where it has none."""
+    for name, content in source.files.items():
+        if isinstance(content, Path):
+            shutil.copyfile(content, folder / name)
+        else:
+            (folder / name).write_bytes(content)
+    if not (folder / "tokenizer.model").exists() and (folder / "tokenizer.json").exists():
+        model = from_json(folder / "tokenizer.json")
+        if model is not None:
+            (folder / "tokenizer.model").write_bytes(model)
+
+
+def _config(source: Source, dtype: str, pieces: Sequence[Piece]) -> dict[str, Any]:
+    raw = {key: value for key, value in source.raw.items() if key != "torch_dtype"}
+    raw["dtype"] = dtype
+    if table := quantization_table(pieces):
+        raw["quantization"] = raw["quantization_config"] = table
+    return dict(sorted(raw.items()))
+
+
+def _measure(folder: Path, source: Source) -> Mapping[int, Fidelity]:
+    """Reads the new folder back as any reader would, and compares its vectors with the source's."""
+    open_checkpoint(folder)
+    tokenizer = load_tokenizer(folder, source.config.vocab_size)
+    prompt = load_prompts(folder).get("document", "")
+    ids = tokenizer.encode([prompt + text for text in SAMPLE])
+    vectors = []
+    for one in (source, open_folder(folder)):
+        vectors.append(embed(one, ids))
+        if not np.isfinite(vectors[-1]).all():
+            raise EmbeddingGemmaError(
+                f"{'the source' if one is source else 'what came out'} gives vectors that are NaN, "
+                "infinite or zero"
+            )
+    return compare(*vectors)
+
+
+def _notes(source: Source, recipe: Recipe, pieces: Sequence[Piece]) -> list[str]:
+    notes = []
+    floats = [piece for piece in pieces if piece.wanted and not piece.settings]
+    if floats:
+        listed = ", ".join(f"{p.path} ({p.shape[1]} inputs)" for p in floats[:4])
+        more = f" and {len(floats) - 4} more" if len(floats) > 4 else ""
+        notes.append(f"left as floats, their inputs no multiple of the group size: {listed}{more}")
+    grid = _grid_of(source)
+    kinds = {piece.wanted.kind for piece in pieces if piece.wanted and piece.settings}
+    if grid and kinds and kinds != {grid}:
+        notes.append(
+            f"the weights lie on ggml's {grid} grid: recipe {grid} keeps them exactly, "
+            f"{recipe.name} moves them"
+        )
+    return notes
+
+
+def _grid_of(source: Source) -> str | None:
+    """The grid on which the float matrices of the layers lie, judged by some rows of each kind."""
+    found = set()
+    for path, matrix in source.matrices.items():
+        if path.startswith("layers.0.") and matrix.settings is None and matrix.shape[1] % 32 == 0:
+            found.add(on_grid(np.array(matrix.rows(0, min(8, matrix.shape[0])))))
+    return found.pop() if len(found) == 1 else None
+
+
+PARTS = {
+    "table": "embed_tokens",
+    "attention": "self_attn",
+    "feed-forward": "mlp",
+    "dense": "dense",
+    "norms": "norm",
+}
+
+
+def _parts(pieces: Sequence[Piece]) -> list[dict[str, Any]]:
+    def part_of(piece: Piece) -> str:
+        if len(piece.shape) == 1:
+            return "norms"
+        return next(part for part, mark in PARTS.items() if mark in piece.path.split("."))
+
+    groups = {part: [p for p in pieces if part_of(p) == part] for part in PARTS}
+    rows = []
+    for part, group in [*groups.items(), ("all", pieces)]:
+        weights = sum(math.prod(p.shape) for p in group)
+        size = sum(p.nbytes for p in group)
+        if group:
+            rows.append(
+                {"part": part, "weights": weights, "bits": 8 * size / weights, "MB": size / 1e6}
+            )
+    return rows
+
+
+def _peak_mb() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
