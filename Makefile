@@ -1,0 +1,41 @@
+# Two commands do everything: `make demo` and `make test`. PYTHON may name another interpreter.
+PYTHON ?= python3
+BIN := .venv/bin
+# On Linux MLX needs a backend of its own; on a Mac it is Metal.
+comma := ,
+EXTRA := $(if $(filter Linux,$(shell uname -s)),cpu$(comma))
+
+.PHONY: demo test lint clean
+
+demo: .venv/demo.done
+	rm -rf out/demo
+	$(BIN)/mlx-embeddinggemma convert demo out/demo/8bit --recipe 8bit
+	$(BIN)/mlx-embeddinggemma convert demo out/demo/4bit --recipe 4bit
+	$(BIN)/mlx-embeddinggemma search "Which planet is called the Red Planet?" examples/texts --model demo --top-k 3
+	$(BIN)/mlx-embeddinggemma search "how do I keep basil fresh" examples/texts --model out/demo/4bit --top-k 3
+	$(BIN)/mlx-embeddinggemma bench --model demo out/demo/8bit out/demo/4bit --output out/demo/bench
+
+test: .venv/test.done
+	$(BIN)/python -m pytest
+
+lint: .venv/test.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+.venv/demo.done: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRA)]"
+	touch $@
+
+# The version of torch is the one that parity was proven with.
+.venv/test.done: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRA)test,reference,dev]"
+	touch $@
+
+clean:
+	rm -rf .venv out build dist *.egg-info

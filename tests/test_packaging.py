@@ -1,0 +1,93 @@
+"""Imports point one way, stay light, and nothing heavy is needed for the core."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# config <- model <- checkpoint <- encoder <- {convert, bench, commands} <- cli
+RANK = {
+    "errors": 0, "folders": 1, "blas": 1, "batching": 1, "precision": 1, "config": 1, "hub": 1,
+    "runtime": 2, "tensors": 2, "layout": 2, "attention": 2,
+    "linear": 3, "table": 3, "tokenizer": 3,
+    "model": 4, "checkpoint": 5, "prompts": 6, "encoder": 7,
+    "embed": 8, "search": 8, "verify": 8, "convert": 8, "bench": 8, "finetune": 8,
+    "cli": 9, "__main__": 10,
+}  # fmt: skip
+HEAVY = {"torch", "transformers", "sentence_transformers", "mteb", "mlx_lm", "scipy", "pandas"}
+
+
+def imports(path: Path) -> set[str]:
+    """Absolute names of what a file imports, whether at the top or inside a function."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def files() -> list[tuple[str, Path]]:
+    core = [(path.stem, path) for path in (ROOT / "mlx_embeddinggemma").glob("*.py")]
+    rooms = [(room, path) for room in ("convert", "bench") for path in (ROOT / room).rglob("*.py")]
+    return core + rooms
+
+
+def test_imports_point_one_way():
+    for room, path in files():
+        if room == "__init__":
+            continue
+        for name in imports(path):
+            if name.startswith("mlx_embeddinggemma.") and name.split(".")[1] in RANK:
+                target = name.split(".")[1]
+                assert RANK[target] < RANK[room], f"{path.name} imports {name}"
+
+
+def test_every_core_file_has_its_place():
+    known = set(RANK) | {"__init__"}
+    assert {room for room, _ in files()} <= known
+
+
+def test_the_core_imports_nothing_heavy():
+    for room, path in files():
+        if room != "bench":
+            assert not {name.split(".")[0] for name in imports(path)} & HEAVY, path
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def test_importing_the_encoder_loads_nothing_heavy():
+    code = "import sys; from mlx_embeddinggemma import EmbeddingGemma; print(*sys.modules)"
+    loaded = {name.split(".")[0] for name in run(code).split()}
+    assert "mlx" in loaded
+    assert not loaded & (HEAVY | {"huggingface_hub", "tokenizers", "sentencepiece"})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_importing_the_encoder_takes_less_than_45_mb():
+    code = "from mlx_embeddinggemma import EmbeddingGemma; print(open('/proc/self/status').read())"
+    peak = next(line for line in run(code).splitlines() if line.startswith("VmHWM"))
+    assert int(peak.split()[1]) < 45 * 1024
+
+
+@pytest.mark.parametrize("code", ["import mlx_embeddinggemma", "from mlx_embeddinggemma.cli import *"])
+def test_import_takes_less_than_200_ms(code):
+    """Over an empty interpreter, the best of five."""
+    timed = f"import time; t = time.perf_counter(); {code}; print(time.perf_counter() - t)"
+    assert min(float(run(timed)) for _ in range(5)) < 0.2
+
+
+def test_public_names_exist():
+    import mlx_embeddinggemma
+
+    for name in mlx_embeddinggemma.__all__:
+        assert getattr(mlx_embeddinggemma, name)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = mlx_embeddinggemma.nonsense
