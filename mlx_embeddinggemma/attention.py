@@ -1,45 +1,74 @@
-"""Attention of an encoder: every token sees every real token, or those inside a window.
+"""Attention of an encoder: every token sees every real token, or those within a window.
 
-Shapes: B texts, L tokens, G query heads a key-value head, K key-value heads, d head size.
+Long texts go through in blocks of queries, each beside just the keys it can see: exact, with a third
+of the scores on sliding layers at 2,048 tokens, and scores in memory that grow with the length
+instead of its square.
+
+Shapes: B texts, L tokens, K key-value heads, G query heads to each of them, d head size.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import mlx.core as mx
+import numpy as np
+
+# Queries of a block, and the length up to which a text is one block: smaller blocks compute fewer
+# scores in vain at the window's edges, larger ones multiply larger matrices.
+BLOCK = 256
+ONE_BLOCK = 512
 
 
-def visible_keys(lengths: mx.array, L: int, radius: int | None) -> mx.array | None:
-    """Which keys each query may see, or None where every query sees every key.
+@dataclass(frozen=True)
+class Span:
+    """A block of queries and the keys it sees.
+
+    Attributes:
+        mask: boolean (B or 1, 1, queries, 1, keys), true where visible; None where all are.
+    """
+
+    queries: slice
+    keys: slice
+    mask: mx.array | None
+
+
+def spans(lengths: np.ndarray, L: int, radius: int | None) -> list[Span]:
+    """Who sees whom in one kind of layer, for a padded batch.
 
     Args:
         lengths: (B,) real tokens of each text; the rest of its L positions is padding.
         L: padded length.
         radius: a sliding layer's reach, `|i - j| <= radius`; None for a full layer.
-
-    Returns:
-        Boolean (B, 1, 1 or L, L), true where visible. A padding query far from any real token sees
-        nothing; the softmax selects instead of adding -inf, so its row stays finite, and nobody
-        reads it.
     """
-    position = mx.arange(L)
-    mask = None
-    if bool((lengths < L).any()):
-        mask = (position < lengths[:, None])[:, None, None, :]
-    if radius is not None and L > radius + 1:
-        near = mx.abs(position[:, None] - position) <= radius
-        mask = near[None, None] if mask is None else mask & near
-    return mask
+    step = L if L <= ONE_BLOCK else BLOCK
+    result = []
+    for start in range(0, L, step):
+        stop = min(start + step, L)
+        first, last = (0, L) if radius is None else (max(0, start - radius), min(L, stop + radius))
+        q, k = np.arange(start, stop)[:, None, None], np.arange(first, last)
+        mask = np.ones((1, 1, stop - start, 1, last - first), bool)
+        if radius is not None:
+            mask = mask & (np.abs(q - k) <= radius)
+        if lengths.min() < last:
+            mask = mask & (k < lengths[:, None, None, None, None])
+        visible = None if mask.all() else mx.array(mask)
+        result.append(Span(slice(start, stop), slice(first, last), visible))
+    return result
 
 
-def attend(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None, scale: float) -> mx.array:
+def attend(
+    q: mx.array, k: mx.array, v: mx.array, layer_spans: Sequence[Span], scale: float
+) -> mx.array:
     """Softmax attention, exact.
 
     The G query heads that share a key-value head are folded into the sequence: one matrix product
-    of L * G rows instead of G of L, and no repeated keys.
+    of L * G rows instead of G of L rows, no key repeated, and with K = 1 nothing moves in memory.
 
     Args:
         q: (B, L, K * G, d).
         k: (B, L, K, d).
         v: (B, L, K, d).
-        mask: from `visible_keys`.
+        layer_spans: from `spans`.
         scale: factor of the scores.
 
     Returns:
@@ -47,11 +76,20 @@ def attend(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None, scale: 
     """
     B, L, H, d = q.shape
     K = k.shape[2]
-    G = H // K
-    q = q.reshape(B, L, K, G, d).transpose(0, 2, 1, 3, 4).reshape(B, K, L * G, d)
-    if mask is not None and mask.shape[2] > 1:
-        mask = mx.repeat(mask, G, axis=2)
-    out = mx.fast.scaled_dot_product_attention(
-        q, k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3), scale=scale, mask=mask
-    )
-    return out.reshape(B, K, L, G, d).transpose(0, 2, 1, 3, 4).reshape(B, L, H * d)
+    q = q.reshape(B, L, K, H // K, d).transpose(0, 2, 1, 3, 4) * scale
+    k, v = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
+    blocks = [_attend(q[:, :, s.queries], k[..., s.keys], v[:, :, s.keys], s.mask) for s in layer_spans]
+    out = blocks[0] if len(blocks) == 1 else mx.concatenate(blocks, axis=2)
+    return out.transpose(0, 2, 1, 3, 4).reshape(B, L, H * d)
+
+
+def _attend(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None) -> mx.array:
+    """(B, K, L, G, d) queries, (B, K, d, S) keys, (B, K, S, d) values to (B, K, L, G, d)."""
+    B, K, L, G, d = q.shape
+    scores = (q.reshape(B, K, L * G, d) @ k).reshape(B, K, L, G, -1)
+    if mask is not None:
+        # Select, never add -inf: a padding query that sees nothing keeps a finite row, which
+        # nobody reads, instead of one of NaN, which would spread through the values' product.
+        scores = mx.where(mask, scores, mx.finfo(scores.dtype).min)
+    weights = mx.softmax(scores, axis=-1, precise=True)
+    return (weights.reshape(B, K, L * G, -1) @ v).reshape(B, K, L, G, d)

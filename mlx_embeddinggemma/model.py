@@ -15,7 +15,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_embeddinggemma.attention import attend, visible_keys
+from mlx_embeddinggemma.attention import Span, attend, spans
 from mlx_embeddinggemma.config import Config
 from mlx_embeddinggemma.linear import Linear
 
@@ -63,12 +63,12 @@ class Attention(nn.Module):
         self._scale = config.query_pre_attn_scalar**-0.5
 
     def __call__(
-        self, x: mx.array, rope: tuple[mx.array, mx.array], mask: mx.array | None
+        self, x: mx.array, rope: tuple[mx.array, mx.array], layer_spans: Sequence[Span]
     ) -> mx.array:
         q, k, v = (part.reshape(*x.shape[:2], -1, self._head_dim) for part in self.qkv_proj(x))
         q = rotate(self.q_norm(q), rope)
         k = rotate(self.k_norm(k), rope)
-        return self.o_proj(attend(q, k, v, mask, self._scale))[0]
+        return self.o_proj(attend(q, k, v, layer_spans, self._scale))[0]
 
 
 class FeedForward(nn.Module):
@@ -99,9 +99,9 @@ class Layer(nn.Module):
         self.post_feedforward_layernorm = RMSNorm(D, eps)
 
     def __call__(
-        self, x: mx.array, rope: tuple[mx.array, mx.array], mask: mx.array | None
+        self, x: mx.array, rope: tuple[mx.array, mx.array], layer_spans: Sequence[Span]
     ) -> mx.array:
-        attended = self.self_attn(self.input_layernorm(x), rope, mask)
+        attended = self.self_attn(self.input_layernorm(x), rope, layer_spans)
         x = x + self.post_attention_layernorm(attended)
         return x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
 
@@ -133,22 +133,21 @@ class Model(nn.Module):
             ids: (B, L) int32, padded on the right with any valid id.
             lengths: (B,) real tokens of each text, at least one.
         """
-        real = mx.array(lengths)
-        return self.pool(self.hidden_states(ids, real), real)
+        return self.pool(self.hidden_states(ids, lengths), mx.array(lengths))
 
-    def hidden_states(self, ids: np.ndarray, lengths: mx.array) -> mx.array:
+    def hidden_states(self, ids: np.ndarray, lengths: np.ndarray) -> mx.array:
         """What leaves the last layer's norm, (B, L, D)."""
         config = self._config
         x = self._embed_tokens(ids)
         x = x * mx.array(config.hidden_size**0.5).astype(x.dtype)
         L = x.shape[1]
         radius = {"sliding_attention": config.window_radius, "full_attention": None}
-        masks = {kind: visible_keys(lengths, L, reach) for kind, reach in radius.items()}
+        seen = {kind: spans(lengths, L, radius[kind]) for kind in set(config.layer_types)}
         ropes = {
             kind: rope_table(L, config.head_dim, theta) for kind, theta in config.rope_theta.items()
         }
         for layer, kind in zip(self.layers, config.layer_types, strict=True):
-            x = layer(x, ropes[kind], masks[kind])
+            x = layer(x, ropes[kind], seen[kind])
         return self.norm(x)
 
     def pool(self, x: mx.array, lengths: mx.array) -> mx.array:

@@ -166,7 +166,7 @@ def _invariants(encoder: EmbeddingGemma) -> Iterator[Check]:
     dims = ", ".join(map(str, encoder.dimensions))
     yield Check("unit length", max(errors) < 1e-5, f"at {dims} dimensions")
     ids, lengths = pad(encoder.tokenize(["a b c d e f g", "a b c d e f h"]))
-    states = encoder.network.hidden_states(ids, mx.array(lengths))[:, 0]
+    states = encoder.network.hidden_states(ids, lengths)[:, 0]
     yield Check(
         "both directions",
         bool((states[0] != states[1]).any()),

@@ -87,7 +87,7 @@ FAULTS = {
     "window of 255": lambda p, n: p(n, "_config", replace(n._config, window_radius=255)),
     "window of 257": lambda p, n: p(n, "_config", replace(n._config, window_radius=257)),
     "no window": lambda p, n: p(n, "_config", replace(n._config, window_radius=4096)),
-    "causal mask": lambda p, n: p(model, "visible_keys", causal),
+    "causal mask": lambda p, n: p(model, "spans", causal),
     "no dense layer": lambda p, n: n.dense.clear(),
     "w instead of 1 + w": lambda p, n: n.layers[3].update(
         {"input_layernorm": {"weight": n.layers[3].input_layernorm.weight - 1}}
@@ -99,14 +99,18 @@ FAULTS = {
             n._config, rope_theta={"full_attention": 1e4, "sliding_attention": 1e6}
         ),
     ),
-    "padding seen": lambda p, n: p(model, "visible_keys", lambda *_: None),
+    "padding seen": lambda p, n: p(model, "spans", unpadded),
 }
 
 
 def causal(lengths, L, radius):
-    mask = attention.visible_keys(lengths, L, radius)
-    lower = mx.tril(mx.ones((1, 1, L, L), dtype=mx.bool_))
-    return lower if mask is None else mask & lower
+    whole = attention.spans(lengths, L, radius)[0]
+    lower = mx.tril(mx.ones((L, L), dtype=mx.bool_))[None, None, :, None, :]
+    return [replace(whole, mask=lower if whole.mask is None else whole.mask & lower)]
+
+
+def unpadded(lengths, L, radius):
+    return attention.spans(np.full_like(lengths, L), L, radius)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -148,13 +152,13 @@ def test_every_layer_equals_transformers_on_real_statistics(full_real):
     for length in (16, 300, 600):
         ids = texts_of([length], 262_144)[0]
         trace = reference.trace(theirs, ids)
-        lengths = mx.array([length])
+        lengths = np.array([length])
         radius = {"sliding_attention": config.window_radius, "full_attention": None}
         for i, kind in enumerate(config.layer_types):
             out = network.layers[i](
                 mx.array(trace.entered[i]),
                 model.rope_table(length, config.head_dim, config.rope_theta[kind]),
-                attention.visible_keys(lengths, length, radius[kind]),
+                attention.spans(lengths, length, radius[kind]),
             )
             error = np.linalg.norm(np.array(out) - trace.left[i]) / np.linalg.norm(trace.left[i])
             assert error <= LAYER, f"layer {i} at {length} tokens: relative error {error:.1e}"
