@@ -15,6 +15,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from mlx_embeddinggemma.activation import geglu
 from mlx_embeddinggemma.attention import Span, attend, spans
 from mlx_embeddinggemma.config import Config
 from mlx_embeddinggemma.linear import Linear
@@ -79,12 +80,7 @@ class FeedForward(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         gate, up = self.gate_up_proj(x)
-        return self.down_proj(gelu(gate) * up)[0]
-
-
-def gelu(x: mx.array) -> mx.array:
-    """GELU in its tanh form ("gelu_pytorch_tanh")."""
-    return 0.5 * x * (1 + mx.tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)))
+        return self.down_proj(geglu(gate, up))[0]
 
 
 class Layer(nn.Module):

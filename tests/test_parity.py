@@ -104,9 +104,9 @@ FAULTS = {
 
 
 def causal(lengths, L, radius):
-    whole = attention.spans(lengths, L, radius)[0]
-    lower = mx.tril(mx.ones((L, L), dtype=mx.bool_))[None, None, :, None, :]
-    return [replace(whole, mask=lower if whole.mask is None else whole.mask & lower)]
+    whole = attention.spans(np.full_like(lengths, L), L, radius)[0]
+    after = np.triu(np.full((L, L), attention.HIDDEN, np.float32), 1)[None, None, :, None, :]
+    return [replace(whole, mask=mx.array(after))]
 
 
 def unpadded(lengths, L, radius):
