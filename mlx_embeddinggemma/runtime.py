@@ -1,5 +1,7 @@
 """What differs from machine to machine, decided in one place."""
 
+import os
+
 import mlx.core as mx
 
 from mlx_embeddinggemma import blas
@@ -8,6 +10,11 @@ from mlx_embeddinggemma import blas
 def on_gpu() -> bool:
     """Whether MLX computes on a GPU (Metal or CUDA) by default."""
     return mx.default_device().type == mx.DeviceType.gpu
+
+
+def cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def prepare() -> None:

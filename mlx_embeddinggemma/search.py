@@ -94,7 +94,8 @@ def _files(paths: Sequence[str | Path]) -> Iterator[Path]:
             yield from sorted(
                 file
                 for file in path.rglob("*")
-                if file.suffix.lower() in SUFFIXES and file.is_file()
+                if file.suffix.lower() in SUFFIXES
+                and file.is_file()
                 # Not what version control, editors and environments keep for themselves.
                 and not any(part.startswith(".") for part in file.relative_to(path).parts)
             )

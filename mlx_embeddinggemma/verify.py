@@ -101,7 +101,9 @@ def _source_hashes(folder: Path) -> dict[str, str]:
     if (folder / "conversion.json").exists():
         recorded = read_json(folder / "conversion.json")
         return dict(recorded.get("sha256", {}))
-    files = [path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors", ".model")]
+    files = [
+        path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors", ".model")
+    ]
     hashes = {}
     for path in files:
         with path.open("rb") as file:
@@ -128,7 +130,9 @@ def _published(encoder: EmbeddingGemma, golden: dict[str, Any]) -> Iterator[Chec
     )
     for name in ("A", "A2", "B"):
         cosines = [
-            float(encoder.encode(row["text"], prompt=row["prompt"], truncate_dim=row["dim"]) @ vector)
+            float(
+                encoder.encode(row["text"], prompt=row["prompt"], truncate_dim=row["dim"]) @ vector
+            )
             for row, vector in zip(golden["texts"], vectors, strict=True)
             if row["set"] == name
         ]
@@ -150,7 +154,13 @@ def _published(encoder: EmbeddingGemma, golden: dict[str, Any]) -> Iterator[Chec
 
 
 def _invariants(encoder: EmbeddingGemma) -> Iterator[Check]:
-    texts = ["short", "A sentence of middling length, with a comma.", "word " * 400, "", "日本語 🎉"]
+    texts = [
+        "short",
+        "A sentence of middling length, with a comma.",
+        "word " * 400,
+        "",
+        "日本語 🎉",
+    ]
     together = encoder.encode(texts, prompt_name="query" if "query" in encoder.prompts else None)
     prompt = encoder.prompts.get("query", "")
     alone = np.stack([encoder.encode(text, prompt=prompt) for text in texts])

@@ -1,6 +1,6 @@
 """Compares a wheel with the tree: every file that git tracks in the packages, and nothing else.
 
-    python tests/check_wheel.py dist/*.whl
+python tests/check_wheel.py dist/*.whl
 """
 
 import subprocess
@@ -17,7 +17,9 @@ PACKAGES = {
 
 def tracked() -> set[str]:
     """Installed names of the tracked files."""
-    listed = subprocess.run(["git", "ls-files", *PACKAGES], capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        ["git", "ls-files", *PACKAGES], capture_output=True, text=True, check=True
+    )
     return {
         installed + name.removeprefix(folder)
         for name in listed.stdout.splitlines()

@@ -63,10 +63,7 @@ def config(**overrides: Any) -> dict[str, Any]:
     layers, every = base["num_hidden_layers"], base["_sliding_window_pattern"]
     base.setdefault(
         "layer_types",
-        [
-            "full_attention" if (i + 1) % every == 0 else "sliding_attention"
-            for i in range(layers)
-        ],
+        ["full_attention" if (i + 1) % every == 0 else "sliding_attention" for i in range(layers)],
     )
     return base
 
@@ -175,7 +172,9 @@ def write_layout(
     pooling = {f"pooling_mode_{mode}": mode == "mean_tokens" for mode in modes}
     size = {"word_embedding_dimension": cfg["hidden_size"], "include_prompt": True}
     write_json(folder / "1_Pooling" / "config.json", size | pooling)
-    write_json(folder / "sentence_bert_config.json", {"max_seq_length": 2048, "do_lower_case": False})
+    write_json(
+        folder / "sentence_bert_config.json", {"max_seq_length": 2048, "do_lower_case": False}
+    )
     write_json(
         folder / "config_sentence_transformers.json",
         {"prompts": PROMPTS, "default_prompt_name": None, "similarity_fn_name": "cosine"},
@@ -191,7 +190,14 @@ def write_tokenizer(folder: Path, vocab_size: int) -> None:
     pieces = [*special, *(f"<0x{i:02X}>" for i in range(256)), "\u2581"]
     pieces += [chr(i) for i in range(33, 127)]
     merges = []
-    for a, b in (("t", "h"), ("th", "e"), ("i", "n"), ("e", "r"), ("\u2581", "the"), ("\u2581", "a")):
+    for a, b in (
+        ("t", "h"),
+        ("th", "e"),
+        ("i", "n"),
+        ("e", "r"),
+        ("\u2581", "the"),
+        ("\u2581", "a"),
+    ):
         merges.append((a, b))
         pieces.append(a + b)
     pieces += [f"<unused{i}>" for i in range(vocab_size - len(pieces))]

@@ -22,9 +22,7 @@ def load(folder: Path) -> tuple[torch.nn.Module, list[torch.Tensor]]:
 
 
 @torch.inference_mode()
-def vectors(
-    model: torch.nn.Module, head: list[torch.Tensor], ids: list[list[int]]
-) -> np.ndarray:
+def vectors(model: torch.nn.Module, head: list[torch.Tensor], ids: list[list[int]]) -> np.ndarray:
     """Unit sentence vectors (n, size) of token ids, the texts padded on the right together."""
     width = max(map(len, ids))
     padded = torch.tensor([row + [0] * (width - len(row)) for row in ids])
@@ -52,10 +50,12 @@ def trace(model: torch.nn.Module, ids: list[int]) -> Trace:
     hooks = [
         layer.register_forward_hook(
             lambda _, args, kwargs, out: (
-                entered.append((args[0] if args else kwargs["hidden_states"]).numpy()),
-                left.append((out[0] if isinstance(out, tuple) else out).numpy()),
-            )
-            and None,
+                (
+                    entered.append((args[0] if args else kwargs["hidden_states"]).numpy()),
+                    left.append((out[0] if isinstance(out, tuple) else out).numpy()),
+                )
+                and None
+            ),
             with_kwargs=True,
         )
         for layer in model.layers

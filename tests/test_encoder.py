@@ -18,7 +18,15 @@ def model(tiny) -> EmbeddingGemma:
     return EmbeddingGemma(tiny)
 
 
-TEXTS = ["the first text", "", "a", "in there " * 40, "the thin thing " * 60, "é 日本語 🎉", "x" * 255]
+TEXTS = [
+    "the first text",
+    "",
+    "a",
+    "in there " * 40,
+    "the thin thing " * 60,
+    "é 日本語 🎉",
+    "x" * 255,
+]
 
 
 @pytest.mark.parametrize("bits", [None, 4, 8])
@@ -130,7 +138,10 @@ def test_precisions_are_bit_for_bit_sentence_transformers(model, precision):
     st = pytest.importorskip("sentence_transformers.util", reason="needs the extra `reference`")
     texts = [f"text number {i} in the set" for i in range(40)]
     vectors = model.encode(texts)
-    ours, theirs = model.encode(texts, precision=precision), st.quantize_embeddings(vectors, precision)
+    ours, theirs = (
+        model.encode(texts, precision=precision),
+        st.quantize_embeddings(vectors, precision),
+    )
     assert ours.dtype == theirs.dtype
     assert (ours == theirs).all()
     ranges = np.stack([vectors[:20].min(0), vectors[:20].max(0)])
@@ -179,7 +190,9 @@ def test_query_document_and_title_prompts(model):
 
 def test_prompt_wins_over_prompt_name(model):
     assert (model.encode("x", prompt="p: ", prompt_name="STS") == model.encode("p: x")).all()
-    assert (model.encode_query("x", prompt_name="STS") == model.encode("x", prompt_name="STS")).all()
+    assert (
+        model.encode_query("x", prompt_name="STS") == model.encode("x", prompt_name="STS")
+    ).all()
 
 
 def test_an_unknown_prompt_is_an_error_that_lists_the_known_ones(model):
@@ -241,7 +254,9 @@ def test_similarity_is_the_cosine(model):
 
 def test_sentence_transformers_argument_names(model):
     expected = model.encode(TEXTS)
-    assert (model.encode(sentences=TEXTS, batch_size=32, normalize_embeddings=True) == expected).all()
+    assert (
+        model.encode(sentences=TEXTS, batch_size=32, normalize_embeddings=True) == expected
+    ).all()
     assert isinstance(model.encode(TEXTS, convert_to_numpy=False), mx.array)
     assert isinstance(model.encode(TEXTS, return_mlx=True), mx.array)
 

@@ -1,0 +1,3 @@
+"""Latency, memory and quality of any number of checkpoints, in one table and one record."""
+
+from .record import bench as bench
