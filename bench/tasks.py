@@ -64,7 +64,8 @@ def load(
 
 
 def _sts(name: str, path: Path) -> STS:
-    rows: list[dict[str, Any]] = [json.loads(line) for line in path.open(encoding="utf-8")]
+    with path.open(encoding="utf-8") as file:
+        rows: list[dict[str, Any]] = [json.loads(line) for line in file]
     columns = ([row[key] for row in rows] for key in ("s1", "s2", "score"))
     return STS(name, *columns)
 
