@@ -7,6 +7,7 @@ Tolerances: two correct float32 implementations of the well-conditioned checkpoi
 from dataclasses import replace
 
 import checkpoints
+import faults
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -87,7 +88,7 @@ FAULTS = {
     "window of 255": lambda p, n: p(n, "_config", replace(n._config, window_radius=255)),
     "window of 257": lambda p, n: p(n, "_config", replace(n._config, window_radius=257)),
     "no window": lambda p, n: p(n, "_config", replace(n._config, window_radius=4096)),
-    "causal mask": lambda p, n: p(model, "spans", causal),
+    "causal mask": lambda p, n: p(model, "spans", faults.causal),
     "no dense layer": lambda p, n: n.dense.clear(),
     "w instead of 1 + w": lambda p, n: n.layers[3].update(
         {"input_layernorm": {"weight": n.layers[3].input_layernorm.weight - 1}}
@@ -97,18 +98,8 @@ FAULTS = {
         "_config",
         replace(n._config, rope_theta={"full_attention": 1e4, "sliding_attention": 1e6}),
     ),
-    "padding seen": lambda p, n: p(model, "spans", unpadded),
+    "padding seen": lambda p, n: p(model, "spans", faults.unpadded),
 }
-
-
-def causal(lengths, L, radius):
-    whole = attention.spans(np.full_like(lengths, L), L, radius)[0]
-    after = np.triu(np.full((L, L), attention.HIDDEN, np.float32), 1)[None, None, :, None, :]
-    return [replace(whole, mask=mx.array(after))]
-
-
-def unpadded(lengths, L, radius):
-    return attention.spans(np.full_like(lengths, L), L, radius)
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -1,0 +1,17 @@
+"""Faults put into the network on purpose, to see that a check notices them."""
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_embeddinggemma import attention
+
+
+def causal(lengths, L, radius):
+    """In the place of `attention.spans`: tokens see only what stands before them."""
+    after = np.triu(np.full((L, L), attention.HIDDEN, np.float32), 1)[None, None, :, None, :]
+    return [attention.Span(slice(0, L), slice(0, L), mx.array(after))]
+
+
+def unpadded(lengths, L, radius):
+    """In the place of `attention.spans`: padding is seen like any token."""
+    return attention.spans(np.full_like(lengths, L), L, radius)
