@@ -20,7 +20,7 @@ DEFAULT_MODEL = "google/embeddinggemma-300m"
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one subcommand and returns the exit status."""
     args = build_parser().parse_args(argv)
-    warnings.showwarning = _show_warning
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
     try:
         return int(args.run(args))
     except EmbeddingGemmaError as error:

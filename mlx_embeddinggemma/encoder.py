@@ -167,11 +167,11 @@ class EmbeddingGemma:
 
     def similarity(self, a: np.ndarray | mx.array, b: np.ndarray | mx.array) -> np.ndarray:
         """Cosine of each vector of `a` with each of `b`: (n, dim), (m, dim) to (n, m) float32."""
-        return np.atleast_2d(_unit(a)) @ np.atleast_2d(_unit(b)).T
+        return np.asarray(np.atleast_2d(_unit(a)) @ np.atleast_2d(_unit(b)).T)
 
     def similarity_pairwise(self, a: np.ndarray | mx.array, b: np.ndarray | mx.array) -> np.ndarray:
         """Cosine of each vector of `a` with its partner in `b`: two (n, dim) to (n,) float32."""
-        return np.einsum("...d,...d->...", _unit(a), _unit(b))
+        return np.asarray(np.einsum("...d,...d->...", _unit(a), _unit(b)))
 
     def tokenize(self, texts: Iterable[str]) -> list[list[int]]:
         """Token ids as the network sees them: bos and eos added, cut at `max_length`."""
@@ -296,4 +296,4 @@ def _text(text: object, index: int) -> str:
 
 def _unit(vectors: np.ndarray | mx.array) -> np.ndarray:
     array = np.asarray(vectors, np.float32)
-    return array / np.linalg.norm(array, axis=-1, keepdims=True)
+    return np.asarray(array / np.linalg.norm(array, axis=-1, keepdims=True))

@@ -47,7 +47,7 @@ def matrices(config: Config, dense: Sequence[int]) -> dict[str, tuple[int, int]]
 def norms(config: Config) -> dict[str, tuple[int]]:
     """Size of every norm by path."""
     D, d = config.hidden_size, config.head_dim
-    sizes = {}
+    sizes: dict[str, tuple[int]] = {}
     for i in range(config.num_hidden_layers):
         layer = f"layers.{i}"
         sizes |= {

@@ -55,4 +55,4 @@ class Linear(nn.Module):
                 transpose=True,
                 **self._quantization,
             ).astype(x.dtype)
-        return mx.split(y, self._ends, axis=-1)
+        return list(mx.split(y, self._ends, axis=-1))

@@ -28,7 +28,8 @@ def quantize_embeddings(
     if precision == "ubinary":
         return np.packbits(vectors > 0, axis=-1)
     if precision == "binary":
-        return (np.packbits(vectors > 0, axis=-1) ^ 0x80).view(np.int8)  # minus 128, as int8
+        flipped: np.ndarray = np.packbits(vectors > 0, axis=-1) ^ 0x80
+        return flipped.view(np.int8)  # minus 128, as int8
     if precision not in PRECISIONS:
         raise EmbeddingGemmaError(f"expected precision {', '.join(PRECISIONS)}, got {precision!r}")
     kind = np.int8 if precision == "int8" else np.uint8

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
 
 # numpy has no bfloat16: its bytes travel as uint16 and are viewed as bfloat16 in MLX.
-NUMPY_DTYPES = {
+NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
     "BF16": np.dtype("<u2"),

@@ -74,7 +74,7 @@ class SentencePieceTokenizer:
         # sentencepiece never finds its control tokens in a text; the reference does.
         controls = {model.id_to_piece(i): i for i in (model.pad_id(), self._eos, self._bos, unk)}
         # Nor does it tell a literal run of U+2581 (a piece in Gemma) from the spaces beside it.
-        runs = {}
+        runs: dict[str, int] = {}
         while (run := model.piece_to_id("▁" * (len(runs) + 2))) != unk:
             runs["▁" * (len(runs) + 2)] = run
         self._controls = {OUTSIDE_TABLE: unk} | controls | dict(reversed(runs.items()))
@@ -109,7 +109,7 @@ class JsonTokenizer:
         self._model.no_padding()
         size = self._model.get_vocab_size()
         self.vocab_size = size - (size > vocab_size and OUTSIDE_TABLE in self._model.get_vocab())
-        self._unk = self._model.token_to_id("<unk>")
+        self._unk: int = self._model.token_to_id("<unk>") or 0
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """See `Tokenizer`."""

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def _machine() -> Check:
     mx.eval(a @ a)
     speed = 2 * n**3 / (time.perf_counter() - start) / 1e9
     device = "GPU" if runtime.on_gpu() else f"CPU, BLAS {blas.use_openblas() or 'as MLX links it'}"
-    return Check("machine", None, f"MLX {mx.__version__}, {device}, {speed:,.0f} GFLOP/s float32")
+    return Check("machine", None, f"MLX {version('mlx')}, {device}, {speed:,.0f} GFLOP/s float32")
 
 
 def _files(folder: Path, golden: dict[str, Any]) -> Iterator[Check]:

@@ -29,7 +29,7 @@ def published(tiny, tmp_path, monkeypatch):
         p.relative_to(tiny).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files
     }
     for row in golden["texts"]:
-        row["text"] = row["text"][:1500]
+        row["text"] = row["text"][:300]
     vectors = st.encode([row["prompt"] + row["text"] for row in golden["texts"]])
     cut = [v[: row["dim"]] for v, row in zip(vectors, golden["texts"], strict=True)]
     np.save(tmp_path / "vectors.npy", np.concatenate([v / np.linalg.norm(v) for v in cut]))
