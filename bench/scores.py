@@ -15,8 +15,7 @@ def score(model: EmbeddingGemma, task: STS | Retrieval, dims: Sequence[int]) -> 
         a = model.encode(task.first, prompt_name="STS")
         b = model.encode(task.second, prompt_name="STS")
         return {
-            dim: spearman((cut(a, dim) * cut(b, dim)).sum(axis=1), np.array(task.gold))
-            for dim in dims
+            dim: spearman((cut(a, dim) * cut(b, dim)).sum(axis=1), np.array(task.gold)) for dim in dims
         }
     queries = model.encode_query(task.queries)
     documents = model.encode_document(task.documents)

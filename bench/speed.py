@@ -11,6 +11,7 @@ import resource
 import subprocess
 import sys
 import time
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +89,8 @@ def main() -> None:
 
 def _text(model: Any, tokens: int) -> str:
     """A text of about that many tokens, bos and eos counted."""
-    words = (
-        "the river carried small boats past quiet fields while people talked about work ".split()
-    )
-    text = " ".join(words[i % len(words)] for i in range(tokens))
+    words = "the river carried small boats past quiet fields while people talked about work"
+    text = " ".join(islice(cycle(words.split()), tokens))
     ids = model.count_tokens([text])[0]
     return " ".join(text.split()[: max(1, round((tokens - 2) * tokens / ids))])
 

@@ -35,9 +35,7 @@ class Retrieval:
     metric = "nDCG@10"
 
 
-def load(
-    names: Sequence[str] | None = None, data: str | Path | None = None
-) -> list[STS | Retrieval]:
+def load(names: Sequence[str] | None = None, data: str | Path | None = None) -> list[STS | Retrieval]:
     """The tasks by name, by default all there are.
 
     Args:

@@ -30,7 +30,7 @@ _fused = mx.compile(partial(_geglu, tanh=mx.tanh), shapeless=True)
 
 
 def rational_tanh(x: mx.array) -> mx.array:
-    """tanh in plain arithmetic, float32."""
+    """The tangent in plain arithmetic, float32."""
     x = mx.clip(x, -LIMIT, LIMIT)
     y = x * x
     numerator, denominator = P[-1] * y + P[-2], Q[-1] * y + Q[-2]

@@ -51,9 +51,7 @@ def use_openblas() -> str | None:
                 _in_force = path
             except (OSError, LookupError) as error:
                 _warned = True
-                warnings.warn(
-                    f"MLX keeps its slow reference BLAS ({error}): {REMEDY}", stacklevel=4
-                )
+                warnings.warn(f"MLX keeps its slow reference BLAS ({error}): {REMEDY}", stacklevel=4)
         return _in_force
 
 
@@ -150,9 +148,7 @@ def _jump_slots(path: str) -> Iterator[tuple[str, int]]:
     for offset in range(0, table[DT_PLTRELSZ], ctypes.sizeof(_Relocation)):
         relocation = _Relocation.from_address(relocations + offset)
         if relocation.info & 0xFFFFFFFF in JUMP_SLOT:
-            symbol = _Symbol.from_address(
-                symbols + (relocation.info >> 32) * ctypes.sizeof(_Symbol)
-            )
+            symbol = _Symbol.from_address(symbols + (relocation.info >> 32) * ctypes.sizeof(_Symbol))
             name = ctypes.string_at(strings + symbol.name).decode()
             yield name, base + relocation.offset
 

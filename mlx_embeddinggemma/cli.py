@@ -73,18 +73,14 @@ def _model_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def _dim_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--dim", type=int, metavar="N", help="size of the vectors: 768, 512, 256, 128"
-    )
+    parser.add_argument("--dim", type=int, metavar="N", help="size of the vectors: 768, 512, 256, 128")
 
 
 def _embed_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts to embed")
     parser.add_argument("--input", metavar="FILE", help="a text a line; '-' is standard input")
     _model_argument(parser)
-    parser.add_argument(
-        "--prompt", metavar="NAME", help="prompt by name, such as query or document"
-    )
+    parser.add_argument("--prompt", metavar="NAME", help="prompt by name, such as query or document")
     _dim_argument(parser)
     parser.add_argument(
         "--output",

@@ -76,9 +76,7 @@ class Config:
         except (TypeError, ValueError) as error:
             if isinstance(error, EmbeddingGemmaError):
                 raise
-            raise EmbeddingGemmaError(
-                f"config.json holds a value of the wrong type: {error}"
-            ) from None
+            raise EmbeddingGemmaError(f"config.json holds a value of the wrong type: {error}") from None
 
 
 def _refuse_other_architectures(raw: Mapping[str, Any]) -> None:
@@ -153,7 +151,5 @@ def _window_radius(sliding_window: int) -> int:
             )
             sliding_window = WINDOW
     if sliding_window < 2:
-        raise EmbeddingGemmaError(
-            f"config.json: expected sliding_window >= 2, got {sliding_window}"
-        )
+        raise EmbeddingGemmaError(f"config.json: expected sliding_window >= 2, got {sliding_window}")
     return sliding_window // 2

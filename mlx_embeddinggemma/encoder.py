@@ -202,7 +202,7 @@ class EmbeddingGemma:
         if not isinstance(texts, Iterable):
             raise TypeError(f"expected a string or an iterable of strings, got {texts!r}")
         texts = [texts] if isinstance(texts, str) else texts
-        prompted = (p + _text(text, i) for i, (p, text) in enumerate(zip(prompts, texts)))
+        prompted = (p + _text(text, i) for i, (p, text) in enumerate(zip(prompts, texts, strict=False)))
         done = [np.zeros((0, dim), np.float32)]
         count = cut = 0
         with tqdm(

@@ -36,9 +36,9 @@ class Linear(nn.Module):
         """The weight as floats, (sum of outputs, inputs)."""
         if not self._quantization:
             return self.weight.astype(dtype)
-        return mx.dequantize(
-            self.weight, self.scales, self.get("biases"), **self._quantization
-        ).astype(dtype)
+        return mx.dequantize(self.weight, self.scales, self.get("biases"), **self._quantization).astype(
+            dtype
+        )
 
     def __call__(self, x: mx.array) -> list[mx.array]:
         """(..., inputs) to one (..., outputs) array a part."""

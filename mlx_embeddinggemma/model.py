@@ -53,6 +53,8 @@ def rotate(x: mx.array, rope: tuple[mx.array, mx.array]) -> mx.array:
 
 
 class Attention(nn.Module):
+    """Self-attention with one key-value head for all query heads."""
+
     def __init__(self, config: Config):
         super().__init__()
         H, K, d = config.num_attention_heads, config.num_key_value_heads, config.head_dim
@@ -73,6 +75,8 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
+    """down(gelu(gate(x)) * up(x))."""
+
     def __init__(self, config: Config):
         super().__init__()
         self.gate_up_proj = Linear(config.hidden_size, [config.intermediate_size] * 2)
@@ -84,6 +88,8 @@ class FeedForward(nn.Module):
 
 
 class Layer(nn.Module):
+    """Attention and feed-forward, a norm before and after each, inside the residual."""
+
     def __init__(self, config: Config):
         super().__init__()
         D, eps = config.hidden_size, config.rms_norm_eps

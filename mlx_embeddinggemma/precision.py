@@ -29,7 +29,7 @@ def quantize_embeddings(
         return np.packbits(vectors > 0, axis=-1)
     if precision == "binary":
         flipped: np.ndarray = np.packbits(vectors > 0, axis=-1) ^ 0x80
-        return flipped.view(np.int8)  # minus 128, as int8
+        return np.asarray(flipped.view(np.int8))  # minus 128, as int8
     if precision not in PRECISIONS:
         raise EmbeddingGemmaError(f"expected precision {', '.join(PRECISIONS)}, got {precision!r}")
     kind = np.int8 if precision == "int8" else np.uint8

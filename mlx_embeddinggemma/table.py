@@ -18,9 +18,7 @@ class VocabularyTable:
         dtype: of the rows handed out.
     """
 
-    def __init__(
-        self, tensors: Mapping[str, Tensor], quantization: Mapping[str, Any], dtype: mx.Dtype
-    ):
+    def __init__(self, tensors: Mapping[str, Tensor], quantization: Mapping[str, Any], dtype: mx.Dtype):
         self._tensors = dict(tensors)
         self._quantization = dict(quantization)
         self._dtype = dtype

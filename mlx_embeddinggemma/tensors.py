@@ -91,8 +91,7 @@ def read_header(path: Path) -> dict[str, Tensor]:
                     f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` in its folder"
                 )
             raise EmbeddingGemmaError(
-                f"{path} is not a safetensors file or was cut short ({size:,} bytes): "
-                "download it again"
+                f"{path} is not a safetensors file or was cut short ({size:,} bytes): download it again"
             )
         try:
             header = json.loads(file.read(length))
@@ -112,9 +111,7 @@ def read_header(path: Path) -> dict[str, Tensor]:
             ) from None
 
 
-def _tensors(
-    path: Path, header: Mapping[str, Any], data_start: int, size: int
-) -> dict[str, Tensor]:
+def _tensors(path: Path, header: Mapping[str, Any], data_start: int, size: int) -> dict[str, Tensor]:
     tensors = {}
     end_of_last = 0
     entries = [(name, entry) for name, entry in header.items() if name != "__metadata__"]

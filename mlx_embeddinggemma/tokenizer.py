@@ -115,6 +115,5 @@ class JsonTokenizer:
         """See `Tokenizer`."""
         encodings = self._model.encode_batch_fast([clean(text) for text in texts])
         return [
-            [i if i < self.vocab_size else self._unk for i in encoding.ids]
-            for encoding in encodings
+            [i if i < self.vocab_size else self._unk for i in encoding.ids] for encoding in encodings
         ]

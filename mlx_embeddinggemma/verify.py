@@ -102,9 +102,7 @@ def _source_hashes(folder: Path) -> dict[str, str]:
     if (folder / "conversion.json").exists():
         recorded = read_json(folder / "conversion.json")
         return dict(recorded.get("sha256", {}))
-    files = [
-        path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors", ".model")
-    ]
+    files = [path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors", ".model")]
     hashes = {}
     for path in files:
         with path.open("rb") as file:
@@ -131,9 +129,7 @@ def _published(encoder: EmbeddingGemma, golden: dict[str, Any]) -> Iterator[Chec
     )
     for name in ("A", "A2", "B"):
         cosines = [
-            float(
-                encoder.encode(row["text"], prompt=row["prompt"], truncate_dim=row["dim"]) @ vector
-            )
+            float(encoder.encode(row["text"], prompt=row["prompt"], truncate_dim=row["dim"]) @ vector)
             for row, vector in zip(golden["texts"], vectors, strict=True)
             if row["set"] == name
         ]

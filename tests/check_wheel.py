@@ -17,9 +17,7 @@ PACKAGES = {
 
 def tracked() -> set[str]:
     """Installed names of the tracked files."""
-    listed = subprocess.run(
-        ["git", "ls-files", *PACKAGES], capture_output=True, text=True, check=True
-    )
+    listed = subprocess.run(["git", "ls-files", *PACKAGES], capture_output=True, text=True, check=True)
     return {
         installed + name.removeprefix(folder)
         for name in listed.stdout.splitlines()

@@ -172,9 +172,7 @@ def write_layout(
     pooling = {f"pooling_mode_{mode}": mode == "mean_tokens" for mode in modes}
     size = {"word_embedding_dimension": cfg["hidden_size"], "include_prompt": True}
     write_json(folder / "1_Pooling" / "config.json", size | pooling)
-    write_json(
-        folder / "sentence_bert_config.json", {"max_seq_length": 2048, "do_lower_case": False}
-    )
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": 2048, "do_lower_case": False})
     write_json(
         folder / "config_sentence_transformers.json",
         {"prompts": PROMPTS, "default_prompt_name": None, "similarity_fn_name": "cosine"},

@@ -1,7 +1,5 @@
 """The truth: transformers' Gemma 3 and the sentence-transformers modules on PyTorch, float32, CPU."""
 
-import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,19 +45,12 @@ class Trace:
 @torch.inference_mode()
 def trace(model: torch.nn.Module, ids: list[int]) -> Trace:
     entered, left = [], []
-    hooks = [
-        layer.register_forward_hook(
-            lambda _, args, kwargs, out: (
-                (
-                    entered.append((args[0] if args else kwargs["hidden_states"]).numpy()),
-                    left.append((out[0] if isinstance(out, tuple) else out).numpy()),
-                )
-                and None
-            ),
-            with_kwargs=True,
-        )
-        for layer in model.layers
-    ]
+
+    def record(_, args, kwargs, out):
+        entered.append((args[0] if args else kwargs["hidden_states"]).numpy())
+        left.append((out[0] if isinstance(out, tuple) else out).numpy())
+
+    hooks = [layer.register_forward_hook(record, with_kwargs=True) for layer in model.layers]
     out = model(input_ids=torch.tensor([ids]), use_cache=False).last_hidden_state.numpy()
     for hook in hooks:
         hook.remove()

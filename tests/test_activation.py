@@ -8,9 +8,7 @@ from mlx_embeddinggemma.activation import geglu, rational_tanh
 
 def test_rational_tanh_is_within_4e_7_of_tanh():
     x = np.concatenate([np.linspace(-12, 12, 400_001), [-1e38, -1e6, 1e6, 1e38]])
-    error = np.abs(
-        np.array(rational_tanh(mx.array(x.astype(np.float32)))) - np.tanh(x.astype("f4"))
-    )
+    error = np.abs(np.array(rational_tanh(mx.array(x.astype(np.float32)))) - np.tanh(x.astype("f4")))
     assert error.max() < 4e-7
 
 

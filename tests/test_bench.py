@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from mlx_embeddinggemma.bench import cli, record, report, scores, tasks
 
 from mlx_embeddinggemma import EmbeddingGemma, EmbeddingGemmaError
-from mlx_embeddinggemma.bench import cli, record, report, scores, tasks
 
 
 def test_spearman_equals_scipy_with_ties():

@@ -71,7 +71,7 @@ def test_without_an_openblas_one_warning_says_what_to_do():
         import mlx.core as mx
         assert (mx.ones((2, 2)) @ mx.ones((2, 2))).tolist() == [[2, 2], [2, 2]]
     """)
-    assert out.startswith('1 MLX keeps its slow reference BLAS (no OpenBLAS was found): pip install')
+    assert out.startswith("1 MLX keeps its slow reference BLAS (no OpenBLAS was found): pip install")
     assert '"mlx-embeddinggemma[cpu]"' in out
 
 

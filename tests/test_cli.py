@@ -1,4 +1,4 @@
-"""The commands, run as a person runs them: results, files, exit statuses, one clear line on a mistake."""
+"""The commands, run as a person runs them: results, files, exit statuses, one line on a mistake."""
 
 import json
 import os
@@ -138,7 +138,9 @@ def test_ctrl_c_stops_with_one_line_and_leaves_nothing(tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    process.stdin.write("".join(f"a long line of text {i} {'word ' * 200}\n" for i in range(5000)).encode())
+    process.stdin.write(
+        "".join(f"a long line of text {i} {'word ' * 200}\n" for i in range(5000)).encode()
+    )
     process.stdin.flush()
     time.sleep(2)
     process.send_signal(signal.SIGINT)

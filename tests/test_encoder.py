@@ -190,9 +190,7 @@ def test_query_document_and_title_prompts(model):
 
 def test_prompt_wins_over_prompt_name(model):
     assert (model.encode("x", prompt="p: ", prompt_name="STS") == model.encode("p: x")).all()
-    assert (
-        model.encode_query("x", prompt_name="STS") == model.encode("x", prompt_name="STS")
-    ).all()
+    assert (model.encode_query("x", prompt_name="STS") == model.encode("x", prompt_name="STS")).all()
 
 
 def test_an_unknown_prompt_is_an_error_that_lists_the_known_ones(model):
@@ -254,9 +252,7 @@ def test_similarity_is_the_cosine(model):
 
 def test_sentence_transformers_argument_names(model):
     expected = model.encode(TEXTS)
-    assert (
-        model.encode(sentences=TEXTS, batch_size=32, normalize_embeddings=True) == expected
-    ).all()
+    assert (model.encode(sentences=TEXTS, batch_size=32, normalize_embeddings=True) == expected).all()
     assert isinstance(model.encode(TEXTS, convert_to_numpy=False), mx.array)
     assert isinstance(model.encode(TEXTS, return_mlx=True), mx.array)
 

@@ -77,9 +77,7 @@ def test_importing_the_encoder_takes_less_than_45_mb():
     assert int(peak.split()[1]) < 45 * 1024
 
 
-@pytest.mark.parametrize(
-    "code", ["import mlx_embeddinggemma", "from mlx_embeddinggemma.cli import *"]
-)
+@pytest.mark.parametrize("code", ["import mlx_embeddinggemma", "from mlx_embeddinggemma.cli import *"])
 def test_import_takes_less_than_200_ms(code):
     """Over an empty interpreter, the best of five."""
     timed = f"import time; t = time.perf_counter(); {code}; print(time.perf_counter() - t)"

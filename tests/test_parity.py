@@ -165,9 +165,7 @@ def test_packed_weights_equal_transformers_with_the_same_rounded_weights(tiny, t
     for name, value in checkpoints.all_tensors(tiny).items():
         path = name.removesuffix(".weight")
         if path in checkpoint.quantization:
-            parts = [
-                checkpoint.tensors[f"{path}.{n}"].read() for n in ("weight", "scales", "biases")
-            ]
+            parts = [checkpoint.tensors[f"{path}.{n}"].read() for n in ("weight", "scales", "biases")]
             value = np.array(mx.dequantize(*parts, **checkpoint.quantization[path]))
         rounded[name] = value
     head = [rounded.pop("dense.0.weight"), rounded.pop("dense.1.weight")]

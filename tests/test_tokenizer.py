@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from mlx_embeddinggemma.convert import sentencepiece_model
+
 from mlx_embeddinggemma.tokenizer import JsonTokenizer, SentencePieceTokenizer, clean
 
 VOCAB = 262_144
@@ -35,9 +35,7 @@ def reader(real, request):
 def test_golden_ids_of_many_scripts(reader, shared, name):
     folder = shared / "tokenizer-goldens"
     lines = (folder / f"{name}_input.txt").read_text(encoding="utf-8").split("\n")
-    texts = [
-        line.replace("\\n", "\n").replace("\\s", " ").replace("\\x", "") for line in lines if line
-    ]
+    texts = [line.replace("\\n", "\n").replace("\\s", " ").replace("\\x", "") for line in lines if line]
     golden = (folder / f"{name}_tokens_gemma3.txt").read_text().strip().split("\n")
     expected = [[BOS, *map(int, line.split(",")), EOS] for line in golden]
     assert len(texts) == len(expected)
