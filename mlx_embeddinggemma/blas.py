@@ -16,7 +16,7 @@ import mmap
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 FUNCTIONS = ("cblas_sgemm", "cblas_dgemm", "cblas_cgemm")
@@ -30,6 +30,7 @@ ROW_MAJOR, NO_TRANSPOSE = 101, 111
 
 _lock = threading.Lock()
 _in_force: str | None = None
+_set_threads: Callable[[int], object] = lambda n: None
 _warned = False
 
 
@@ -40,7 +41,7 @@ def use_openblas() -> str | None:
         The path of the library in force, or None where nothing was changed (not Linux, or no
         OpenBLAS, of which one warning tells).
     """
-    global _in_force, _warned
+    global _in_force, _set_threads, _warned
     if sys.platform != "linux":
         return None
     with _lock:
@@ -48,11 +49,17 @@ def use_openblas() -> str | None:
             try:
                 path, library, prefix = _find_openblas()
                 _bind(library, prefix)
+                _set_threads = library[f"{prefix}openblas_set_num_threads"]
                 _in_force = path
             except (OSError, LookupError) as error:
                 _warned = True
                 warnings.warn(f"MLX keeps its slow reference BLAS ({error}): {REMEDY}", stacklevel=4)
         return _in_force
+
+
+def set_threads(n: int) -> None:
+    """How many threads each matrix product may use, from now on; nothing without OpenBLAS."""
+    _set_threads(n)
 
 
 def _find_openblas() -> tuple[str, ctypes.CDLL, str]:

@@ -123,7 +123,7 @@ class EmbeddingGemma:
             sentences if texts is None else texts,
             repeat(prompt),
             self._checked_dim(truncate_dim),
-            batch_tokens or runtime.batch_tokens(),
+            batch_tokens,
             batch_size,
             show_progress_bar,
         )
@@ -194,7 +194,7 @@ class EmbeddingGemma:
         texts: str | Iterable[str] | None,
         prompts: Iterable[str],
         dim: int,
-        batch_tokens: int,
+        batch_tokens: int | None,
         batch_size: int | None,
         show_progress_bar: bool | None,
     ) -> np.ndarray:
@@ -240,18 +240,24 @@ class EmbeddingGemma:
         self,
         ids: Sequence[Sequence[int]],
         dim: int,
-        batch_tokens: int,
+        batch_tokens: int | None,
         batch_size: int | None,
         bar: "tqdm[Any]",
     ) -> np.ndarray:
         """Vectors of token ids, in their order. A zero vector has become NaN on the way."""
-        vectors = np.empty((len(ids), dim), np.float32)
-        for batch in batches([len(row) for row in ids], batch_tokens, batch_size):
+        lengths = [len(row) for row in ids]
+        budget = batch_tokens or runtime.batch_tokens(sum(lengths))
+
+        def compute(batch: np.ndarray) -> mx.array:
             unit = self.network(*pad([ids[i] for i in batch]))
             if dim < unit.shape[1]:
-                cut = unit[:, :dim]
-                unit = cut / mx.linalg.norm(cut, axis=-1, keepdims=True)
-            vectors[batch] = np.array(unit)
+                unit = unit[:, :dim]
+                unit = unit / mx.linalg.norm(unit, axis=-1, keepdims=True)
+            return unit
+
+        vectors = np.empty((len(ids), dim), np.float32)
+        for batch, unit in runtime.run_batches(compute, batches(lengths, budget, batch_size)):
+            vectors[batch] = unit
             bar.update(len(batch))
         return vectors
 

@@ -46,4 +46,4 @@ def quantize_embeddings(
     steps = (high - low) / 255
     steps = np.where(steps == 0, 1, steps)
     levels = np.clip(np.floor((vectors - low) / steps), 0, 255)
-    return (levels - 128 if precision == "int8" else levels).astype(kind)
+    return np.asarray(levels - 128 if precision == "int8" else levels, kind)
