@@ -38,7 +38,7 @@ def batch_tokens(total: int) -> int:
     A GPU wants large products. On the CPU a batch should stay in its core's cache, where MLX's
     element-wise work is twice as fast, and there should be one for each core.
     """
-    return 16_384 if on_gpu() else max(64, min(1024, total // cores()))
+    return 16_384 if on_gpu() else max(64, min(512, total // cores()))
 
 
 def run_batches(
