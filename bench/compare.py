@@ -130,9 +130,7 @@ class Engine:
 def compare(
     model: str, jobs: dict[str, list[str]], rounds: int, engines: Sequence[str], folder: Path
 ) -> list[Engine]:
-    """Runs every job on every engine, `rounds` times, in turns; one engine is loaded at a time only
-    where memory is short: here they stay loaded and idle between turns.
-    """
+    """Runs every job on every engine, `rounds` times, in turns; all stay loaded, idle in between."""
     running = []
     for name in engines:
         engine = Engine(name, model)
