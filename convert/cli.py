@@ -78,10 +78,7 @@ def _print_report(report: "Report", *, dry_run: bool) -> None:
         print()
     _print_table(
         ("part", "weights", "bits", "MB"),
-        [
-            (p["part"], f"{p['weights']:,}", f"{p['bits']:.2f}", f"{p['MB']:.1f}")
-            for p in report.parts
-        ],
+        [(p["part"], f"{p['weights']:,}", f"{p['bits']:.2f}", f"{p['MB']:.1f}") for p in report.parts],
     )
     if dry_run:
         return
@@ -97,6 +94,4 @@ def _print_report(report: "Report", *, dry_run: bool) -> None:
 def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     for row in (head, *rows):
-        print(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        )
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

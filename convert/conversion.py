@@ -147,12 +147,7 @@ def _check_target(target: Path, source: Source, force: bool) -> None:
     for path in source.inputs.values():
         if target.resolve() in path.resolve().parents:
             raise EmbeddingGemmaError(f"{target} holds the source: choose another output folder")
-    if (
-        force
-        and target.is_dir()
-        and any(target.iterdir())
-        and not (target / "config.json").exists()
-    ):
+    if force and target.is_dir() and any(target.iterdir()) and not (target / "config.json").exists():
         raise EmbeddingGemmaError(
             f"{target} is no checkpoint (no config.json): remove it yourself or choose another"
         )
@@ -170,22 +165,19 @@ def _fill(
 ) -> tuple[Mapping[int, Fidelity], Mapping[str, str]]:
     """Writes every file of the output."""
     before = _stamps(source)
-    with ThreadPoolExecutor(1) as pool:
-        digests = pool.submit(_digests, source)  # hashing leaves the interpreter to the others
+    (folder / "config.json").write_text(as_json(_config(source, dtype, pieces)), "utf-8")
+    if len(source.dense) == 1:
+        (folder / "modules.json").write_text(as_json([]), "utf-8")  # says: no head
+    # MLX on a CPU computes on one core: hashing and the source's vectors use the others meanwhile.
+    with ThreadPoolExecutor(2) as pool, _bar(pieces, progress) as bar:
+        weights = pool.submit(write, folder / "model.safetensors", pieces, bar.update)
+        digests = pool.submit(_digests, source)
         _write_tokenizer(folder, source)
-        with tqdm(
-            total=sum(math.prod(piece.shape) for piece in pieces),
-            desc="converting",
-            unit=" weights",
-            unit_scale=True,
-            delay=1,
-            disable=not progress,
-        ) as bar:
-            write(folder / "model.safetensors", pieces, bar.update)
-        (folder / "config.json").write_text(as_json(_config(source, dtype, pieces)), "utf-8")
-        if len(source.dense) == 1:
-            (folder / "modules.json").write_text(as_json([]), "utf-8")  # says: no head
-        fidelity = _measure(folder, source)
+        ids = _sample_ids(folder, source)
+        expected = _vectors(source, ids, "the source")
+        weights.result()
+        open_checkpoint(folder)  # as any reader will
+        fidelity = compare(expected, _vectors(open_folder(folder), ids, "what came out"))
         inputs = digests.result()
     if _stamps(source) != before:
         raise EmbeddingGemmaError(f"{source.name} changed while it was read: convert it again")
@@ -205,6 +197,17 @@ def _fill(
     card = write_card(source, name, described, _parts(pieces), notes, fidelity, inputs)
     (folder / "README.md").write_text(card, "utf-8")
     return fidelity, inputs
+
+
+def _bar(pieces: Sequence[Piece], progress: bool) -> "tqdm[Any]":
+    return tqdm(
+        total=sum(math.prod(piece.shape) for piece in pieces),
+        desc="converting",
+        unit=" weights",
+        unit_scale=True,
+        delay=1,
+        disable=not progress,
+    )
 
 
 def _stamps(source: Source) -> list[tuple[int, int]]:
@@ -244,21 +247,17 @@ def _config(source: Source, dtype: str, pieces: Sequence[Piece]) -> dict[str, An
     return dict(sorted(raw.items()))
 
 
-def _measure(folder: Path, source: Source) -> Mapping[int, Fidelity]:
-    """Reads the new folder back as any reader would, and compares its vectors with the source's."""
-    open_checkpoint(folder)
+def _sample_ids(folder: Path, source: Source) -> list[list[int]]:
     tokenizer = load_tokenizer(folder, source.config.vocab_size)
     prompt = load_prompts(folder).get("document", "")
-    ids = tokenizer.encode([prompt + text for text in SAMPLE])
-    vectors = []
-    for one in (source, open_folder(folder)):
-        vectors.append(embed(one, ids))
-        if not np.isfinite(vectors[-1]).all():
-            raise EmbeddingGemmaError(
-                f"{'the source' if one is source else 'what came out'} gives vectors that are NaN, "
-                "infinite or zero"
-            )
-    return compare(*vectors)
+    return tokenizer.encode([prompt + text for text in SAMPLE])
+
+
+def _vectors(source: Source, ids: list[list[int]], whose: str) -> np.ndarray:
+    vectors = embed(source, ids)
+    if not np.isfinite(vectors).all():
+        raise EmbeddingGemmaError(f"{whose} gives vectors that are NaN, infinite or zero")
+    return vectors
 
 
 def _notes(source: Source, recipe: Recipe, pieces: Sequence[Piece]) -> list[str]:

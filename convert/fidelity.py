@@ -1,21 +1,22 @@
 """How near the converted weights' vectors lie to the source's."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 
 from mlx_embeddinggemma import layout
-from mlx_embeddinggemma.batching import pad
+from mlx_embeddinggemma.batching import batches, pad
 from mlx_embeddinggemma.config import MATRYOSHKA
 from mlx_embeddinggemma.linear import Linear
-from mlx_embeddinggemma.model import Layer, Model, RMSNorm
+from mlx_embeddinggemma.model import Model, RMSNorm
 
 from .sources import Matrix, Source
 
 NEIGHBOURS = 10
+BATCH_TOKENS = 1024  # few enough for the activations to stay in a CPU's cache
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,7 @@ def compare(source: np.ndarray, converted: np.ndarray) -> dict[int, Fidelity]:
 def _at(source: np.ndarray, converted: np.ndarray, dim: int) -> Fidelity:
     a, b = (_unit(vectors[:, :dim]) for vectors in (source, converted))
     cosines = np.minimum((a * b).sum(axis=1), 1)
-    kept = [
-        len(set(x) & set(y)) / NEIGHBOURS for x, y in zip(_nearest(a), _nearest(b), strict=True)
-    ]
+    kept = [len(set(x) & set(y)) / NEIGHBOURS for x, y in zip(_nearest(a), _nearest(b), strict=True)]
     return Fidelity(
         mean=_rounded(float(cosines.mean())),
         percentile_1=_rounded(float(np.percentile(cosines, 1))),
@@ -66,7 +65,8 @@ def _at(source: np.ndarray, converted: np.ndarray, dim: int) -> Fidelity:
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return unit
 
 
 def _nearest(unit: np.ndarray) -> np.ndarray:
@@ -87,9 +87,13 @@ def embed(source: Source, ids: Sequence[Sequence[int]]) -> np.ndarray:
     """
     model = Model(source.config, _Table(source.matrices[layout.TABLE]), source.dense)
     _fill(model.norm, "norm", source)
-    model.layers = [_Streamed(layer, f"layers.{i}", source) for i, layer in enumerate(model.layers)]
-    model.dense = [_Streamed(dense, f"dense.{i}", source) for i, dense in enumerate(model.dense)]
-    return np.array(model(*pad(ids)))
+    streamed: Any = model
+    streamed.layers = [_Streamed(layer, f"layers.{i}", source) for i, layer in enumerate(model.layers)]
+    streamed.dense = [_Streamed(dense, f"dense.{i}", source) for i, dense in enumerate(model.dense)]
+    vectors = np.empty((len(ids), source.dense[-1]), np.float32)
+    for batch in batches([len(row) for row in ids], BATCH_TOKENS):
+        vectors[batch] = np.array(model(*pad([ids[i] for i in batch])))
+    return vectors
 
 
 class _Table:
@@ -107,20 +111,20 @@ class _Table:
 class _Streamed:
     """A module that has its weights only while it computes."""
 
-    def __init__(self, module: Layer | Linear, path: str, source: Source):
+    def __init__(self, module: Any, path: str, source: Source):
         self._module, self._path, self._source = module, path, source
-        self._empty: Mapping[str, mx.array] = module.parameters()
+        self._empty = module.parameters()
 
-    def __call__(self, *inputs: mx.array) -> mx.array | list[mx.array]:
+    def __call__(self, *inputs: Any) -> Any:
         for name, module in self._module.named_modules():
             _fill(module, f"{self._path}.{name}".rstrip("."), self._source)
-        result: mx.array | list[mx.array] = self._module(*inputs)
+        result = self._module(*inputs)
         mx.eval(result)
         self._module.update(self._empty)
         return result
 
 
-def _fill(module: nn.Module, path: str, source: Source) -> None:
+def _fill(module: object, path: str, source: Source) -> None:
     if isinstance(module, RMSNorm):
         w = source.norms[path]
         module.weight = 1 + w.rows(0, w.shape[0])

@@ -47,7 +47,7 @@ def grid(levels: Levels, d: npt.NDArray[Any], bits: int) -> dict[str, mx.array]:
         bits: 4 or 8.
     """
     if bits == 4:
-        levels = levels[:, 0::2] | levels[:, 1::2] << 4
+        levels = levels[:, 0::2] + levels[:, 1::2] * np.uint8(16)
     scales = d.astype(np.float32)
     return {
         "weight": mx.array(np.ascontiguousarray(levels).view("<u4")),

@@ -57,17 +57,18 @@ def model_proto(pieces: Sequence[str], scores: Iterable[float], kinds: Iterable[
         scores: of each; the highest is joined first.
         kinds: of each, see `Kind`.
     """
-    entries = b"".join(
-        _field(1, _field(1, piece.encode()) + _float(2, score) + _number(3, kind))
-        for piece, score, kind in zip(pieces, scores, kinds, strict=True)
-    )
+    entries = bytearray()
+    for piece, score, kind in zip(pieces, scores, kinds, strict=True):
+        text = piece.encode()
+        content = b"\n%b%b\x15%b\x18%c" % (_varint(len(text)), text, _float(score), kind)
+        entries += _field(1, content)
     # model_type BPE, vocab_size, byte_fallback, then the ids and the texts of unk, bos, eos, pad.
     trainer = _number(3, 2) + _number(4, len(pieces)) + _number(35, 1)
     for i, special in enumerate((3, 2, 1, 0)):
         trainer += _number(40 + i, special) + _field(45 + i, pieces[special].encode())
     # add_dummy_prefix, remove_extra_whitespaces off; escape_whitespaces on.
     normalizer = _field(1, b"identity") + _number(3, 0) + _number(4, 0) + _number(5, 1)
-    return entries + _field(2, trainer) + _field(3, normalizer)
+    return bytes(entries) + _field(2, trainer) + _field(3, normalizer)
 
 
 def _plain_bpe(raw: Mapping[str, Any]) -> bool:
@@ -102,6 +103,8 @@ def _kind(i: int, piece: str, added: bool) -> Kind:
 
 
 def _varint(n: int) -> bytes:
+    if n <= 0x7F:
+        return bytes((n,))
     out = bytearray()
     while n > 0x7F:
         out.append(n & 0x7F | 0x80)
@@ -114,9 +117,8 @@ def _field(number: int, content: bytes) -> bytes:
     return _varint(number << 3 | 2) + _varint(len(content)) + content
 
 
+_float = struct.Struct("<f").pack
+
+
 def _number(number: int, value: int) -> bytes:
     return _varint(number << 3) + _varint(value)
-
-
-def _float(number: int, value: float) -> bytes:
-    return _varint(number << 3 | 5) + struct.pack("<f", value)

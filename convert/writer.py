@@ -64,8 +64,7 @@ class Piece:
 def plan(source: Source, recipe: Recipe, dtype: str) -> list[Piece]:
     """What the output holds, in the order of the file; one row of each matrix is read for it."""
     pieces = [
-        _matrix(path, matrix, recipe.format_of(path), dtype)
-        for path, matrix in source.matrices.items()
+        _matrix(path, matrix, recipe.format_of(path), dtype) for path, matrix in source.matrices.items()
     ]
     return pieces + [_floats(path, norm, dtype, None) for path, norm in source.norms.items()]
 
