@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from mlx_embeddinggemma import model, verify
+from mlx_embeddinggemma.convert import convert
 from mlx_embeddinggemma.verify import GOLDEN
 
 pytest.importorskip("torch", reason="needs the extra `reference`")
@@ -54,6 +55,14 @@ def test_right_weights_pass_every_check(published):
     assert {name for name, check in checks.items() if check.passed} >= names
     assert checks["model card similarities"].passed
     assert not [check for check in checks.values() if check.passed is False]
+
+
+def test_a_converted_copy_is_compared_too(published, tmp_path):
+    convert(str(published[0]), tmp_path / "8bit", recipe="8bit")
+    checks = results(tmp_path / "8bit")
+    assert checks["files"].passed
+    assert checks["golden set A"].passed
+    assert checks["golden set A"].detail.endswith("expected 0.95 or more")
 
 
 def test_a_causal_run_is_called_one(published, monkeypatch):
