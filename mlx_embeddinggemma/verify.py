@@ -100,8 +100,7 @@ def _files(folder: Path, golden: dict[str, Any]) -> Iterator[Check]:
 def _source_hashes(folder: Path) -> dict[str, str]:
     """Sha256 of the folder's files, or of what it was converted from."""
     if (folder / "conversion.json").exists():
-        recorded = read_json(folder / "conversion.json")
-        return dict(recorded.get("sha256", {}))
+        return dict(read_json(folder / "conversion.json").get("inputs", {}))
     files = [path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors", ".model")]
     hashes = {}
     for path in files:
