@@ -29,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--revision", metavar="R", help="branch, tag or commit of a hub id")
     parser.add_argument("--force", action="store_true", help="replace OUTPUT if it is a checkpoint")
+    parser.add_argument(
+        "--min-cosine", type=float, metavar="X", help="fail below this mean cosine to the source"
+    )
     parser.add_argument("--dry-run", action="store_true", help="list what would be written")
     parser.add_argument("--list", action="store_true", help="list the recipes")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
@@ -54,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
         dtype=args.dtype,
         force=args.force,
         revision=args.revision,
+        min_cosine=args.min_cosine,
         dry_run=args.dry_run,
         progress=True,
     )

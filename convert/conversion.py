@@ -73,6 +73,7 @@ def convert(
     force: bool = False,
     revision: str | None = None,
     local_files_only: bool = False,
+    min_cosine: float | None = None,
     dry_run: bool = False,
     progress: bool = False,
 ) -> Report:
@@ -88,6 +89,8 @@ def convert(
         force: replace `output` if it holds a checkpoint.
         revision: branch, tag or commit of a hub id.
         local_files_only: never go online.
+        min_cosine: fail, and write nothing, where the mean cosine to the source's vectors at the
+            full size is lower.
         dry_run: only say what would be written.
         progress: a bar on stderr.
 
@@ -113,6 +116,12 @@ def convert(
             fidelity, inputs = _fill(
                 folder, target.name, opened, chosen, dtype, pieces, notes, progress
             )
+            mean = fidelity[opened.dense[-1]].mean
+            if min_cosine is not None and mean < min_cosine:
+                raise EmbeddingGemmaError(
+                    f"mean cosine to the source is {mean:.6f}, expected at least {min_cosine}: "
+                    "use a recipe with more bits; nothing was written"
+                )
     return Report(
         source=opened.name,
         revision=opened.revision,
@@ -174,11 +183,15 @@ def _fill(
         digests = pool.submit(_digests, source)
         _write_tokenizer(folder, source)
         ids = _sample_ids(folder, source)
-        expected = _vectors(source, ids, "the source")
-        weights.result()
+        expected = embed(source, ids)
+        weights.result()  # first: what it refuses, it refuses by name
         open_checkpoint(folder)  # as any reader will
-        fidelity = compare(expected, _vectors(open_folder(folder), ids, "what came out"))
+        got = embed(open_folder(folder), ids)
         inputs = digests.result()
+    for vectors, whose in ((expected, "the source"), (got, "what came out")):
+        if not np.isfinite(vectors).all():
+            raise EmbeddingGemmaError(f"{whose} gives vectors that are NaN, infinite or zero")
+    fidelity = compare(expected, got)
     if _stamps(source) != before:
         raise EmbeddingGemmaError(f"{source.name} changed while it was read: convert it again")
     record = {
@@ -251,13 +264,6 @@ def _sample_ids(folder: Path, source: Source) -> list[list[int]]:
     tokenizer = load_tokenizer(folder, source.config.vocab_size)
     prompt = load_prompts(folder).get("document", "")
     return tokenizer.encode([prompt + text for text in SAMPLE])
-
-
-def _vectors(source: Source, ids: list[list[int]], whose: str) -> np.ndarray:
-    vectors = embed(source, ids)
-    if not np.isfinite(vectors).all():
-        raise EmbeddingGemmaError(f"{whose} gives vectors that are NaN, infinite or zero")
-    return vectors
 
 
 def _notes(source: Source, recipe: Recipe, pieces: Sequence[Piece]) -> list[str]:

@@ -103,18 +103,19 @@ def on_grid(rows: Floats) -> str | None:
 
 def _inverse(d: Floats) -> Floats:
     """1 / d, and 0 where d is 0 or so small that float16 makes it 0."""
-    kept = d.astype(np.float16) != 0
-    return np.divide(1, d, out=np.zeros_like(d), where=kept)
+    return np.divide(1, d, out=np.zeros_like(d), where=_half(d) != 0)
+
+
+def _half(d: Floats) -> npt.NDArray[np.float16]:
+    if np.abs(d).max(initial=0) >= 65_520:  # from here on float16 rounds to infinity
+        raise EmbeddingGemmaError(
+            f"a block's scale would be {np.abs(d).max():.3g}: ggml's grids keep it in float16, "
+            "which ends at 65,504; use an affine recipe"
+        )
+    return d.astype(np.float16)
 
 
 def _blocks(
     levels: Levels, d: Floats, shape: tuple[int, ...]
 ) -> tuple[Levels, npt.NDArray[np.float16]]:
-    with np.errstate(over="ignore"):
-        half = d.astype(np.float16)
-    if not np.isfinite(half).all():
-        raise EmbeddingGemmaError(
-            f"a block's scale would be {float(np.abs(d).max()):.3g}: ggml's grids keep it in "
-            "float16, which ends at 65,504; use an affine recipe"
-        )
-    return levels.reshape(shape), half.reshape(shape[0], -1)
+    return levels.reshape(shape), _half(d).reshape(shape[0], -1)

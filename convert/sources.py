@@ -33,10 +33,10 @@ class Matrix(Protocol):
     """
 
     @property
-    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
+    def shape(self) -> tuple[int, ...]: ...
 
     @property
-    def settings(self) -> dict[str, Any] | None: ...  # noqa: D102
+    def settings(self) -> dict[str, Any] | None: ...
 
     def rows(self, start: int, stop: int) -> mx.array:
         """Rows `start` to `stop` as float32."""

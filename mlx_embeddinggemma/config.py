@@ -102,6 +102,8 @@ def _refuse_other_architectures(raw: Mapping[str, Any]) -> None:
 
 
 def _layer_types(raw: Mapping[str, Any], layers: int) -> tuple[str, ...]:
+    if not 1 <= layers <= 1000:
+        raise EmbeddingGemmaError(f"config.json: expected 1 to 1,000 layers, got {layers:,}")
     every = int(raw.get("_sliding_window_pattern", raw.get("sliding_window_pattern", 6)))
     kinds = raw.get("layer_types") or [
         "full_attention" if (i + 1) % every == 0 else "sliding_attention" for i in range(layers)

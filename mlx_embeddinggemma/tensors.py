@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def read_header(path: Path) -> dict[str, Tensor]:
             RecursionError,
             TypeError,
             ValueError,
-            KeyError,
+            LookupError,
             AttributeError,
         ) as error:
             if isinstance(error, EmbeddingGemmaError):
@@ -121,7 +122,7 @@ def _tensors(path: Path, header: Mapping[str, Any], data_start: int, size: int) 
             raise EmbeddingGemmaError(
                 f"{path}: {name} has dtype {entry['dtype']}; expected one of {', '.join(NUMPY_DTYPES)}"
             )
-        tensor = Tensor(path, entry["dtype"], tuple(entry["shape"]), data_start + begin)
+        tensor = Tensor(path, entry["dtype"], tuple(map(index, entry["shape"])), data_start + begin)
         if min(tensor.shape, default=1) < 0 or tensor.nbytes != end - begin or begin != end_of_last:
             raise EmbeddingGemmaError(
                 f"{path}: the place given for {name} does not match its shape {list(tensor.shape)}: "
