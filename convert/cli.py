@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags; each is a keyword of `convert`."""
-    parser.add_argument("source", metavar="SOURCE", nargs="?", help="'demo', a folder or a hub id")
+    parser.add_argument(
+        "source", metavar="SOURCE", nargs="?", help="'demo', a folder, a hub id or a .gguf"
+    )
     parser.add_argument("output", metavar="OUTPUT", nargs="?", help="the folder to write")
     parser.add_argument(
         "--recipe",
@@ -29,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--revision", metavar="R", help="branch, tag or commit of a hub id")
     parser.add_argument("--force", action="store_true", help="replace OUTPUT if it is a checkpoint")
+    parser.add_argument("--dense-from", metavar="M", help="the dense head of a GGUF without one")
+    parser.add_argument("--tokenizer", metavar="FOLDER", help="tokenizer files for a GGUF")
     parser.add_argument(
         "--min-cosine", type=float, metavar="X", help="fail below this mean cosine to the source"
     )
@@ -57,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
         dtype=args.dtype,
         force=args.force,
         revision=args.revision,
+        dense_from=args.dense_from,
+        tokenizer=args.tokenizer,
         min_cosine=args.min_cosine,
         dry_run=args.dry_run,
         progress=True,

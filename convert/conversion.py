@@ -26,6 +26,7 @@ from mlx_embeddinggemma.tokenizer import load_tokenizer
 from .card import as_json, write_card
 from .fidelity import Fidelity, compare, embed
 from .formats import DTYPES, on_grid
+from .gguf_file import open_gguf
 from .recipes import Recipe, find_recipe
 from .sample import SAMPLE
 from .sentencepiece_model import from_json
@@ -73,6 +74,8 @@ def convert(
     force: bool = False,
     revision: str | None = None,
     local_files_only: bool = False,
+    dense_from: str | Path | None = None,
+    tokenizer: str | Path | None = None,
     min_cosine: float | None = None,
     dry_run: bool = False,
     progress: bool = False,
@@ -80,7 +83,7 @@ def convert(
     """Converts a checkpoint to an MLX folder.
 
     Args:
-        source: a checkpoint's folder, "demo" or a hub id.
+        source: a checkpoint's folder, "demo", a hub id or a .gguf file.
         output: the folder to write.
         recipe: a name in `RECIPES`, a TOML file, or a `Recipe`.
         group_size: neighbours that share a scale in affine formats: 32, 64 or 128.
@@ -89,6 +92,8 @@ def convert(
         force: replace `output` if it holds a checkpoint.
         revision: branch, tag or commit of a hub id.
         local_files_only: never go online.
+        dense_from: a checkpoint to take the dense head from, for GGUF files without it.
+        tokenizer: a folder with tokenizer files, for GGUF files without a usable one.
         min_cosine: fail, and write nothing, where the mean cosine to the source's vectors at the
             full size is lower.
         dry_run: only say what would be written.
@@ -104,7 +109,10 @@ def convert(
     if group_size is not None:
         chosen = chosen.grouped(group_size)
     dtype = _dtype(chosen, dtype)
-    opened = open_folder(source, revision=revision, local_files_only=local_files_only)
+    if Path(source).suffix == ".gguf" and Path(source).is_file():
+        opened = open_gguf(Path(source), dense_from=dense_from, tokenizer=tokenizer)
+    else:
+        opened = open_folder(source, revision=revision, local_files_only=local_files_only)
     pieces = plan(opened, chosen, dtype)
     notes = _notes(opened, chosen, pieces)
     fidelity: Mapping[int, Fidelity] = {}

@@ -1,0 +1,345 @@
+"""GGUF files of architecture gemma-embedding as sources.
+
+A reader of our own, 60 lines: the `gguf` package believes a file's counts and lengths, and maps it
+whole. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_embeddinggemma import layout
+from mlx_embeddinggemma.config import Config
+from mlx_embeddinggemma.errors import EmbeddingGemmaError
+
+from .formats import grid
+from .recipes import FIXED
+from .sentencepiece_model import model_proto
+from .sources import COPIED, Matrix, Source, open_folder
+
+ARCHITECTURE = "gemma-embedding"
+SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+STRING, ARRAY = 8, 9
+# Name, weights a block, bytes a block.
+TYPES = {
+    0: ("F32", 1, 4),
+    1: ("F16", 1, 2),
+    2: ("Q4_0", 32, 18),
+    8: ("Q8_0", 32, 34),
+    30: ("BF16", 1, 2),
+}
+NAMES = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
+
+
+@dataclass(frozen=True)
+class GgufTensor:
+    """One tensor of the file, rows first; `minus` is 1 for norms, which GGUF stores as 1 + w."""
+
+    path: Path
+    kind: int
+    shape: tuple[int, ...]
+    offset: int
+    minus: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """In the file."""
+        _, weights, size = TYPES[self.kind]
+        return math.prod(self.shape) // weights * size
+
+    @property
+    def settings(self) -> dict[str, Any] | None:
+        """Ggml's grids are packed already, in MLX's terms."""
+        name = TYPES[self.kind][0].lower()
+        return FIXED[name].settings if name in FIXED else None
+
+    def rows(self, start: int, stop: int) -> mx.array:
+        """See `Matrix`."""
+        if self.settings:
+            packed = self.packed_rows(start, stop)
+            return mx.dequantize(packed["weight"], packed["scales"], packed["biases"], **self.settings)
+        raw = self._read(start, stop)
+        match TYPES[self.kind][0]:
+            case "F32":
+                floats = mx.array(raw.view("<f4"))
+            case "F16":
+                floats = mx.array(raw.view("<f2")).astype(mx.float32)
+            case _:
+                floats = mx.array(raw.view("<u2")).view(mx.bfloat16).astype(mx.float32)
+        return floats.reshape(stop - start, *self.shape[1:]) - self.minus
+
+    def packed_rows(self, start: int, stop: int) -> dict[str, mx.array]:
+        """See `Matrix`. A block is a float16 scale, then its 32 levels."""
+        blocks = self._read(start, stop).reshape(-1, TYPES[self.kind][2])
+        d = blocks[:, :2].copy().view("<f2").reshape(stop - start, -1)
+        q = blocks[:, 2:]
+        if TYPES[self.kind][0] == "Q8_0":
+            return grid((q ^ np.uint8(0x80)).reshape(stop - start, -1), d, 8)
+        # Low halves of the 16 bytes are the first 16 weights, high halves the rest.
+        levels = np.concatenate([q & 15, q >> 4], axis=1)
+        return grid(levels.reshape(stop - start, -1), d, 4)
+
+    def _read(self, start: int, stop: int) -> np.ndarray:
+        width = self.nbytes // self.shape[0]
+        with self.path.open("rb") as file:
+            file.seek(self.offset + start * width)
+            return np.fromfile(file, np.uint8, (stop - start) * width)
+
+
+def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, GgufTensor]]:
+    """Metadata and tensors of a GGUF file; every count and length is checked against its size.
+
+    Raises:
+        EmbeddingGemmaError: not a GGUF file, damaged, or with tensors of another type.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        reader = _Reader(file, size)
+        try:
+            if reader.take(4) != b"GGUF" or reader.number("I") not in (2, 3):
+                raise EmbeddingGemmaError(f"{path} is not a GGUF file of version 2 or 3")
+            tensor_count, entry_count = reader.count(24), reader.count(13)
+            metadata = {reader.string(): reader.value() for _ in range(entry_count)}
+            infos = [_info(reader) for _ in range(tensor_count)]
+            alignment = metadata.get("general.alignment", 32)
+            start = -(-file.tell() // alignment) * alignment
+            return metadata, _tensors(path, infos, start, size)
+        except (_Damaged, UnicodeDecodeError, TypeError, ZeroDivisionError, RecursionError) as error:
+            raise EmbeddingGemmaError(
+                f"{path} is a damaged or truncated GGUF file ({error}): download it again"
+            ) from None
+
+
+class _Damaged(Exception):
+    pass
+
+
+class _Reader:
+    """Reads forward, never more than the file still has."""
+
+    def __init__(self, file: BinaryIO, size: int):
+        self._file, self._size = file, size
+
+    def take(self, n: int) -> bytes:
+        if n > self._size - self._file.tell():
+            raise _Damaged(f"{n:,} bytes expected past its end")
+        return self._file.read(n)
+
+    def number(self, code: str) -> Any:
+        return struct.unpack(f"<{code}", self.take(struct.calcsize(code)))[0]
+
+    def count(self, smallest: int) -> int:
+        """A number of things that take at least `smallest` bytes each."""
+        n: int = self.number("Q")
+        if n * smallest > self._size - self._file.tell():
+            raise _Damaged(f"{n:,} entries cannot fit into it")
+        return n
+
+    def string(self) -> str:
+        return self.take(self.number("Q")).decode("utf-8", "strict")
+
+    def value(self, kind: int | None = None, depth: int = 0) -> Any:
+        kind = self.number("I") if kind is None else kind
+        if kind in SCALARS:
+            return self.number(SCALARS[kind])
+        if kind == STRING:
+            return self.string()
+        if kind != ARRAY or depth > 2:
+            raise _Damaged(f"value of unknown type {kind}")
+        inner = self.number("I")
+        if inner in SCALARS:
+            code = SCALARS[inner]
+            n = self.count(struct.calcsize(code))
+            return list(struct.unpack(f"<{n}{code}", self.take(n * struct.calcsize(code))))
+        return [self.value(inner, depth + 1) for _ in range(self.count(8))]
+
+
+def _info(reader: _Reader) -> tuple[str, tuple[int, ...], int, int]:
+    name, dims = reader.string(), reader.number("I")
+    if not 1 <= dims <= 4:
+        raise _Damaged(f"{name} has {dims} dimensions")
+    shape = tuple(reader.number("Q") for _ in range(dims))[::-1]  # the file counts columns first
+    return name, shape, reader.number("I"), reader.number("Q")
+
+
+def _tensors(
+    path: Path, infos: list[tuple[str, tuple[int, ...], int, int]], start: int, size: int
+) -> dict[str, GgufTensor]:
+    tensors: dict[str, GgufTensor] = {}
+    end = start
+    for name, shape, kind, offset in sorted(infos, key=lambda info: info[3]):
+        if kind not in TYPES:
+            known = ", ".join(name for name, _, _ in TYPES.values())
+            raise EmbeddingGemmaError(f"{path}: {name} has ggml type {kind}; expected one of {known}")
+        tensor = GgufTensor(path, kind, shape, start + offset)
+        if shape[-1] % TYPES[kind][1] or name in tensors:
+            raise _Damaged(f"{name} has rows of {shape[-1]} or comes twice")
+        if tensor.offset < end or tensor.offset + tensor.nbytes > size:
+            raise _Damaged(f"{name} overlaps another tensor or ends past the file")
+        end = tensor.offset + tensor.nbytes
+        tensors[name] = tensor
+    return tensors
+
+
+def open_gguf(
+    path: Path, *, dense_from: str | Path | None = None, tokenizer: str | Path | None = None
+) -> Source:
+    """A GGUF file as a source.
+
+    Args:
+        path: the file.
+        dense_from: a checkpoint to take the dense head from, for files that lost it.
+        tokenizer: a folder with tokenizer files, where the GGUF's own will not do.
+
+    Raises:
+        EmbeddingGemmaError: damaged, another architecture, or without the dense head.
+    """
+    metadata, found = read_gguf(path)
+    if metadata.get("general.architecture") != ARCHITECTURE:
+        raise EmbeddingGemmaError(
+            f"{path}: expected architecture {ARCHITECTURE}, "
+            f"got {metadata.get('general.architecture')!r}"
+        )
+    tensors = {_path_of(name): tensor for name, tensor in found.items()}
+    try:
+        raw = _config(metadata, tensors)
+    except (KeyError, TypeError) as error:
+        raise EmbeddingGemmaError(f"{path} lacks {error}, which the network's shape needs") from None
+    config = Config.from_dict(raw)
+    head: Mapping[str, Matrix] = {p: t for p, t in tensors.items() if p.startswith("dense.")}
+    dense: tuple[int, ...] = (config.hidden_size, *(m.shape[0] for m in head.values()))
+    inputs = {path.name: path}
+    if dense_from is not None:
+        other = open_folder(dense_from)
+        head = {p: m for p, m in other.matrices.items() if p.startswith("dense.")}
+        dense = other.dense
+        inputs |= {f"{other.name}/{name}": file for name, file in other.inputs.items()}
+    if not head:
+        raise EmbeddingGemmaError(
+            f"{path} lacks the dense head (dense_2, dense_3): its vectors would not be "
+            "EmbeddingGemma's. Give a checkpoint that has it: --dense-from google/embeddinggemma-300m"
+        )
+    matrices = {p: head.get(p, tensors.get(p)) for p in layout.matrices(config, dense)}
+    norms = {p: tensors.get(p) for p in layout.norms(config)}
+    _check(path, config, dense, {**matrices, **norms}, tensors)
+    return Source(
+        name=path.name,
+        revision=None,
+        raw=raw,
+        dense=dense,
+        matrices={p: m for p, m in matrices.items() if m is not None},
+        norms={p: _minus_one(n) for p, n in norms.items() if n is not None},
+        files=_tokenizer_files(path, metadata, tokenizer),
+        inputs=inputs,
+    )
+
+
+def _minus_one(norm: GgufTensor) -> GgufTensor:
+    return GgufTensor(norm.path, norm.kind, norm.shape, norm.offset, minus=1)
+
+
+def _path_of(name: str) -> str:
+    fixed = {
+        "token_embd.weight": layout.TABLE,
+        "output_norm.weight": "norm",
+        "dense_2.weight": "dense.0",
+        "dense_3.weight": "dense.1",
+    }
+    if name.startswith("blk."):
+        _, layer, part = (*name.removesuffix(".weight").split(".", 2), "", "")[:3]
+        for ours, theirs in NAMES.items():
+            if part == theirs:
+                return f"layers.{layer}.{ours}"
+    return fixed.get(name, name)
+
+
+def _config(metadata: Mapping[str, Any], tensors: Mapping[str, GgufTensor]) -> dict[str, Any]:
+    def value(key: str) -> Any:
+        return metadata[f"{ARCHITECTURE}.{key}"]
+
+    head_dim = value("attention.key_length")
+    return {
+        "architectures": ["Gemma3TextModel"],
+        "model_type": "gemma3_text",
+        "vocab_size": tensors[layout.TABLE].shape[0],
+        "hidden_size": value("embedding_length"),
+        "intermediate_size": value("feed_forward_length"),
+        "num_hidden_layers": value("block_count"),
+        "num_attention_heads": value("attention.head_count"),
+        "num_key_value_heads": value("attention.head_count_kv"),
+        "head_dim": head_dim,
+        "query_pre_attn_scalar": head_dim,  # llama.cpp scales by the head's size
+        "rms_norm_eps": round(value("attention.layer_norm_rms_epsilon"), 12),
+        "max_position_embeddings": value("context_length"),
+        "sliding_window": value("attention.sliding_window"),
+        "_sliding_window_pattern": 6,  # of every gemma-embedding, in llama.cpp's code
+        "rope_theta": value("rope.freq_base"),
+        "rope_local_base_freq": 10_000.0,  # likewise
+        "hidden_activation": "gelu_pytorch_tanh",
+        "use_bidirectional_attention": True,
+        "bos_token_id": 2,
+        "eos_token_id": 1,
+        "pad_token_id": 0,
+    }
+
+
+def _check(
+    path: Path,
+    config: Config,
+    dense: tuple[int, ...],
+    found: Mapping[str, Matrix | None],
+    tensors: Mapping[str, GgufTensor],
+) -> None:
+    expected = {**layout.matrices(config, dense), **layout.norms(config)}
+    problems = [f"missing {p}" for p, m in found.items() if m is None]
+    problems += [
+        f"{p} {list(m.shape)} instead of {list(expected[p])}"
+        for p, m in found.items()
+        if m is not None and m.shape != expected[p]
+    ]
+    problems += [f"left over {p}" for p in tensors.keys() - expected.keys()]
+    if problems:
+        raise EmbeddingGemmaError(
+            f"{path} does not hold the tensors its metadata describes: {'; '.join(problems[:8])}"
+        )
+
+
+def _tokenizer_files(
+    path: Path, metadata: Mapping[str, Any], tokenizer: str | Path | None
+) -> dict[str, Path | bytes]:
+    if tokenizer is not None:
+        folder = Path(tokenizer).expanduser()
+        files: dict[str, Path | bytes] = {
+            name: folder / name for name in COPIED if "token" in name and (folder / name).is_file()
+        }
+        if not files.keys() & {"tokenizer.json", "tokenizer.model"}:
+            raise EmbeddingGemmaError(f"{folder} has neither tokenizer.json nor tokenizer.model")
+        return files
+    parts = [metadata.get(f"tokenizer.ggml.{key}") for key in ("tokens", "scores", "token_type")]
+    tokens, scores, kinds = parts
+    whole = all(isinstance(p, list) and p for p in parts) and len({len(p or ()) for p in parts}) == 1
+    if metadata.get("tokenizer.ggml.model") != "llama" or not whole or len(tokens or ()) < 4:
+        raise EmbeddingGemmaError(
+            f"{path} carries no sentencepiece tokenizer: give a folder that has one, --tokenizer"
+        )
+    return {"tokenizer.model": model_proto(tokens or (), scores or (), kinds or ())}

@@ -1,0 +1,115 @@
+"""GGUF files convert exactly, or are refused."""
+
+import json
+from pathlib import Path
+
+import checkpoints
+import gguf
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx_embeddinggemma.convert import convert
+from mlx_embeddinggemma.convert.gguf_file import NAMES, read_gguf
+from safetensors.numpy import load_file
+
+from mlx_embeddinggemma import EmbeddingGemma, EmbeddingGemmaError
+
+TEXTS = ["Mars is the red planet.", "Простой текст", ""]
+
+
+def write_gguf(folder: Path, out: Path, kind: str, *, head: bool = True) -> Path:
+    """A gemma-embedding file from a folder, by the gguf package's writer."""
+    cfg = json.loads((folder / "config.json").read_text())
+    writer = gguf.GGUFWriter(out, "gemma-embedding")
+    writer.add_context_length(cfg["max_position_embeddings"])
+    writer.add_embedding_length(cfg["hidden_size"])
+    writer.add_block_count(cfg["num_hidden_layers"])
+    writer.add_feed_forward_length(cfg["intermediate_size"])
+    writer.add_head_count(cfg["num_attention_heads"])
+    writer.add_head_count_kv(cfg["num_key_value_heads"])
+    writer.add_key_length(cfg["head_dim"])
+    writer.add_layer_norm_rms_eps(cfg["rms_norm_eps"])
+    writer.add_rope_freq_base(cfg["rope_theta"])
+    writer.add_sliding_window(cfg["sliding_window"])
+    names = {"embed_tokens": "token_embd", "norm": "output_norm"}
+    names |= {
+        f"layers.{i}.{ours}": f"blk.{i}.{theirs}"
+        for i in range(cfg["num_hidden_layers"])
+        for ours, theirs in NAMES.items()
+    }
+    tensors = load_file(folder / "model.safetensors")
+    found = {f"{names[n.removesuffix('.weight')]}.weight": x for n, x in tensors.items()}
+    if head:
+        for i in (2, 3):
+            dense = load_file(folder / f"{i}_Dense" / "model.safetensors")["linear.weight"]
+            found[f"dense_{i}.weight"] = dense
+    ggml = gguf.GGMLQuantizationType[kind]
+    for name, x in found.items():
+        if x.ndim == 1:
+            writer.add_tensor(name, x + 1)
+        elif kind == "F32":
+            writer.add_tensor(name, x)
+        else:
+            writer.add_tensor(name, gguf.quants.quantize(x, ggml), raw_dtype=ggml)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return out
+
+
+@pytest.mark.parametrize(
+    ("kind", "recipe"), [("F32", "fp32"), ("Q4_0", "q4_0"), ("Q8_0", "q8_0"), ("Q8_0", "fp32")]
+)
+def test_an_import_is_exact(kind, recipe, tiny, tmp_path):
+    file = write_gguf(tiny, tmp_path / "model.gguf", kind)
+    report = convert(file, tmp_path / "out", recipe=recipe, tokenizer=tiny)
+    assert report.fidelity[768].worst > 0.999999
+    written = mx.load(str(tmp_path / "out" / "model.safetensors"))
+    ggml = gguf.GGMLQuantizationType[kind]
+    for name, x in load_file(tiny / "model.safetensors").items():
+        path = f"model.{name.removesuffix('.weight')}"
+        if x.ndim == 2:
+            expected = gguf.quants.dequantize(gguf.quants.quantize(x, ggml), ggml)
+            got = written[f"{path}.weight"]
+            if f"{path}.scales" in written:
+                packed = (written[f"{path}.{n}"] for n in ("weight", "scales", "biases"))
+                got = mx.dequantize(*packed, 32, 4 if kind == "Q4_0" else 8)
+            np.testing.assert_array_equal(np.array(got), expected, err_msg=path)
+    assert np.isfinite(EmbeddingGemma(tmp_path / "out").encode(TEXTS)).all()
+
+
+def test_a_file_without_the_head_is_refused_and_can_borrow_one(tiny, tmp_path):
+    file = write_gguf(tiny, tmp_path / "model.gguf", "F32", head=False)
+    with pytest.raises(EmbeddingGemmaError, match="--dense-from"):
+        convert(file, tmp_path / "out", tokenizer=tiny)
+    convert(file, tmp_path / "out", recipe="fp32", tokenizer=tiny, dense_from=tiny)
+    a, b = (EmbeddingGemma(folder).encode(TEXTS) for folder in (tiny, tmp_path / "out"))
+    np.testing.assert_allclose(a, b, atol=2e-6)
+
+
+def test_a_file_without_tokenizer_is_refused_with_the_remedy(tiny, tmp_path):
+    file = write_gguf(tiny, tmp_path / "model.gguf", "F32")
+    with pytest.raises(EmbeddingGemmaError, match="--tokenizer"):
+        convert(file, tmp_path / "out")
+
+
+def test_hostile_counts_and_lengths_are_refused(tmp_path):
+    source = checkpoints.write_tiny(tmp_path / "source")
+    sound = write_gguf(source, tmp_path / "model.gguf", "F32").read_bytes()
+    file = tmp_path / "bad.gguf"
+    huge = (2**60).to_bytes(8, "little")
+    bad = [b"", b"GGUF", sound[:20], sound[:400], sound[: len(sound) // 2], b"ggml" + sound[4:]]
+    bad += [sound[:at] + huge + sound[at + 8 :] for at in (8, 16, 24)]
+    for data in bad:
+        file.write_bytes(data)
+        with pytest.raises(EmbeddingGemmaError):
+            read_gguf(file)
+    rng = np.random.default_rng(1)
+    for _ in range(200):
+        damaged = bytearray(sound[:4000])
+        for at in rng.integers(4, 4000, 8):
+            damaged[at] = rng.integers(256)
+        file.write_bytes(damaged)
+        with pytest.raises(EmbeddingGemmaError):
+            read_gguf(file)
