@@ -22,5 +22,10 @@ def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         from importlib import import_module
 
-        return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+        from mlx_embeddinggemma.errors import missing_backend
+
+        try:
+            return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+        except ImportError as error:
+            raise ImportError(missing_backend(error) or str(error)) from error
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mlx_embeddinggemma import __version__
-from mlx_embeddinggemma.errors import EmbeddingGemmaError
+from mlx_embeddinggemma.errors import EmbeddingGemmaError, missing_backend
 
 DEFAULT_MODEL = "google/embeddinggemma-300m"
 
@@ -31,6 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
         print(f"mlx-embeddinggemma: {error}", file=sys.stderr)
+        return 1
+    except ImportError as error:
+        if (remedy := missing_backend(error)) is None:
+            raise
+        print(f"mlx-embeddinggemma: {remedy}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("mlx-embeddinggemma: interrupted", file=sys.stderr)

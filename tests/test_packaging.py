@@ -91,3 +91,20 @@ def test_public_names_exist():
         assert getattr(mlx_embeddinggemma, name)
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = mlx_embeddinggemma.nonsense
+
+
+WITHOUT_MLX = "import sys; sys.modules['mlx'] = None; sys.modules['mlx.core'] = None; "
+
+
+def test_without_a_backend_the_import_names_the_extra():
+    code = WITHOUT_MLX + "import mlx_embeddinggemma as m; m.EmbeddingGemma"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert 'ImportError: MLX has no backend here: pip install "mlx-embeddinggemma[cpu]"' in done.stderr
+
+
+def test_without_a_backend_a_command_prints_one_line():
+    code = WITHOUT_MLX + "from mlx_embeddinggemma.cli import main; sys.exit(main(['verify', 'demo']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("mlx-embeddinggemma: MLX has no backend here: pip install")
+    assert done.stderr.count("\n") == 1
