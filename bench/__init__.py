@@ -1,3 +1,1 @@
 """Latency, memory and quality of any number of checkpoints, in one table and one record."""
-
-from .record import bench as bench

@@ -85,7 +85,7 @@ def write_card(
         *(["\n".join(f"- {note}" for note in notes)] if notes else []),
         "## Fidelity",
         "Cosine of each text's vector to the source's, and how many of a text's ten nearest "
-        "neighbours stay the same, on 64 short texts in 16 languages:",
+        "neighbours stay the same, on 64 short texts in 15 languages:",
         _table(
             ("dimension", "mean", "1st percentile", "worst", "top-10 kept"),
             [(str(dim), *value.cells()) for dim, value in fidelity.items()],

@@ -1,4 +1,4 @@
-"""Short texts to measure fidelity on: eight subjects, sixteen languages, written for this file."""
+"""Short texts to measure fidelity on: eight subjects, fifteen languages, written for this file."""
 
 SAMPLE = (
     # weather

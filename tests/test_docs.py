@@ -34,7 +34,12 @@ def test_commands_of_the_readme_run(tmp_path):
     for line in lines:
         command = line.replace("mlx-embeddinggemma ", f"{sys.executable} -m mlx_embeddinggemma ", 1)
         done = subprocess.run(
-            command, shell=True, cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True
+            command,
+            shell=True,
+            cwd=tmp_path,
+            env=os.environ | {"PATH": path},
+            capture_output=True,
+            text=True,
         )
         assert done.returncode == 0, f"{line}\n{done.stderr}"
         assert "Traceback" not in done.stderr
