@@ -30,7 +30,7 @@ ROW_MAJOR, NO_TRANSPOSE = 101, 111
 
 _lock = threading.Lock()
 _in_force: str | None = None
-_set_threads: Callable[[int], object] = lambda n: None
+_set_threads: Callable[[int], object] | None = None
 _warned = False
 
 
@@ -59,7 +59,8 @@ def use_openblas() -> str | None:
 
 def set_threads(n: int) -> None:
     """How many threads each matrix product may use, from now on; nothing without OpenBLAS."""
-    _set_threads(n)
+    if _set_threads:
+        _set_threads(n)
 
 
 def _find_openblas() -> tuple[str, ctypes.CDLL, str]:

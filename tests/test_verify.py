@@ -11,9 +11,9 @@ import checkpoints
 import faults
 import numpy as np
 import pytest
+from mlx_embeddinggemma.convert import convert
 
 from mlx_embeddinggemma import model, verify
-from mlx_embeddinggemma.convert import convert
 from mlx_embeddinggemma.verify import GOLDEN
 
 pytest.importorskip("torch", reason="needs the extra `reference`")
