@@ -6,7 +6,7 @@ text -> prompt -> ids -> batches -> network -> truncate and renormalise -> array
 import shutil
 import warnings
 from collections.abc import Iterable, Sequence, Sized
-from itertools import chain, islice, repeat
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from mlx_embeddinggemma.checkpoint import load_model, open_checkpoint, read_json
 from mlx_embeddinggemma.config import MATRYOSHKA
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
 from mlx_embeddinggemma.folders import new_folder
-from mlx_embeddinggemma.precision import quantize_embeddings
+from mlx_embeddinggemma.precision import check_precision, quantize_embeddings
 from mlx_embeddinggemma.prompts import load_prompts, prompt_for, with_title
 from mlx_embeddinggemma.tokenizer import load_tokenizer
 
@@ -117,11 +117,13 @@ class EmbeddingGemma:
             EmbeddingGemmaError: unknown prompt, dimension or precision, or a vector that came out
                 NaN, infinite or zero; names the text's index.
         """
+        texts = sentences if texts is None else texts
+        check_precision(precision)
         if prompt is None:
             prompt = prompt_for(self.prompts, prompt_name) if prompt_name else ""
         vectors = self._encode(
-            sentences if texts is None else texts,
-            repeat(prompt),
+            texts,
+            prompt,
             self._checked_dim(truncate_dim),
             batch_tokens,
             batch_size,
@@ -192,7 +194,7 @@ class EmbeddingGemma:
     def _encode(
         self,
         texts: str | Iterable[str] | None,
-        prompts: Iterable[str],
+        prompt: str,
         dim: int,
         batch_tokens: int | None,
         batch_size: int | None,
@@ -202,7 +204,7 @@ class EmbeddingGemma:
         if not isinstance(texts, Iterable):
             raise TypeError(f"expected a string or an iterable of strings, got {texts!r}")
         texts = [texts] if isinstance(texts, str) else texts
-        prompted = (p + _text(text, i) for i, (p, text) in enumerate(zip(prompts, texts, strict=False)))
+        prompted = (prompt + _text(text, i) for i, text in enumerate(texts))
         done = [np.zeros((0, dim), np.float32)]
         count = cut = 0
         with tqdm(

@@ -7,6 +7,12 @@ from mlx_embeddinggemma.errors import EmbeddingGemmaError
 PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
 
 
+def check_precision(precision: str) -> None:
+    """Raises EmbeddingGemmaError for a precision that is none of `PRECISIONS`."""
+    if precision not in PRECISIONS:
+        raise EmbeddingGemmaError(f"expected precision {', '.join(PRECISIONS)}, got {precision!r}")
+
+
 def quantize_embeddings(
     vectors: np.ndarray, precision: str, ranges: np.ndarray | None = None
 ) -> np.ndarray:
@@ -23,6 +29,7 @@ def quantize_embeddings(
     Raises:
         EmbeddingGemmaError: unknown precision, or a range to be taken from fewer than two vectors.
     """
+    check_precision(precision)
     if precision == "float32":
         return vectors
     if precision == "ubinary":
@@ -30,8 +37,6 @@ def quantize_embeddings(
     if precision == "binary":
         flipped: np.ndarray = np.packbits(vectors > 0, axis=-1) ^ 0x80
         return np.asarray(flipped.view(np.int8))  # minus 128, as int8
-    if precision not in PRECISIONS:
-        raise EmbeddingGemmaError(f"expected precision {', '.join(PRECISIONS)}, got {precision!r}")
     kind = np.int8 if precision == "int8" else np.uint8
     if len(vectors) == 0:
         return np.zeros(vectors.shape, kind)
