@@ -394,7 +394,7 @@ def test_a_full_disk_leaves_nothing_and_says_so(tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_fifty_kills_leave_the_old_folder_or_the_new_one(tiny, tmp_path):
+def test_kills_leave_the_old_folder_or_the_new_one(tiny, tmp_path):
     target = tmp_path / "out"
     command = [sys.executable, "-m", "mlx_embeddinggemma", "convert", str(tiny), str(target)]
     command += ["--recipe", "bf16", "--force"]
@@ -402,7 +402,7 @@ def test_fifty_kills_leave_the_old_folder_or_the_new_one(tiny, tmp_path):
     subprocess.run(command, check=True, capture_output=True)
     whole, sound = time.perf_counter() - start, files(target)
     rng = np.random.default_rng(3)
-    for _ in range(50):
+    for _ in range(8):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(rng.uniform(0, 1.1 * whole))
         os.kill(process.pid, signal.SIGKILL)
