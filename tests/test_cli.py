@@ -139,7 +139,7 @@ def test_ctrl_c_stops_with_one_line_and_leaves_nothing(tmp_path):
         stderr=subprocess.PIPE,
     )
     process.stdin.write(
-        "".join(f"a long line of text {i} {'word ' * 200}\n" for i in range(5000)).encode()
+        "".join(f"a long line of text {i} {'word ' * 200}\n" for i in range(2048)).encode()
     )
     process.stdin.flush()
     time.sleep(2)
