@@ -2,8 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # On Linux MLX needs a backend of its own; on a Mac it is Metal.
-comma := ,
-EXTRA := $(if $(filter Linux,$(shell uname -s)),cpu$(comma))
+EXTRA := $(if $(filter Linux,$(shell uname -s)),[cpu])
 
 .PHONY: demo test lint clean
 
@@ -28,13 +27,13 @@ lint: .venv/test.done
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
 .venv/demo.done: pyproject.toml | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRA)]"
+	$(BIN)/python -m pip install --quiet --editable ".$(EXTRA)"
 	touch $@
 
 # The version of torch is the one that parity was proven with.
 .venv/test.done: pyproject.toml | .venv/bin/python
 	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRA)test,reference,dev]"
+	$(BIN)/python -m pip install --quiet --editable ".$(EXTRA)" --editable ".[test,reference,dev]"
 	touch $@
 
 clean:
