@@ -33,7 +33,8 @@ lint: .venv/test.done
 # The version of torch is the one that parity was proven with.
 .venv/test.done: pyproject.toml | .venv/bin/python
 	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --editable ".$(EXTRA)" --editable ".[test,reference,dev]"
+	$(BIN)/python -m pip install --quiet --editable ".$(EXTRA)"
+	$(BIN)/python -m pip install --quiet --editable ".[test,reference,dev]"
 	touch $@
 
 clean:
