@@ -9,17 +9,17 @@ Shapes: B texts, L tokens, K key-value heads, G query heads to each of them, d h
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import e, log2
 
 import mlx.core as mx
 import numpy as np
 
-# Queries of a block, and the length up to which a text is one block: smaller blocks compute fewer
-# scores in vain at the window's edges, larger ones multiply larger matrices.
-BLOCK = 256
-ONE_BLOCK = 512
+from mlx_embeddinggemma import runtime
+from mlx_embeddinggemma.exponential import exp2
+
 # Added to a hidden key's score: finite, so that a padding query that sees nothing keeps a finite row
 # (which nobody reads) and not one of NaN, which would spread through the values' product; and so
-# large that a visible key leaves it a weight of exactly 0. Adding is 5 times faster than selecting
+# large that beside a visible key it weighs nothing, exactly. Adding is 5 times faster than selecting
 # on the CPU. Its dtype is the scores', never a weight's.
 HIDDEN = -1e30
 
@@ -45,7 +45,7 @@ def spans(lengths: np.ndarray, L: int, radius: int | None) -> list[Span]:
         L: padded length.
         radius: a sliding layer's reach, `|i - j| <= radius`; None for a full layer.
     """
-    step = L if L <= ONE_BLOCK else BLOCK
+    step = runtime.query_block(L)
     result = []
     for start in range(0, L, step):
         stop = min(start + step, L)
@@ -81,6 +81,8 @@ def attend(
     """
     B, L, H, d = q.shape
     K = k.shape[2]
+    # The CPU takes the exponentials to base 2.
+    scale *= 1 if runtime.on_gpu() else log2(e)
     q = q.reshape(B, L, K, H // K, d).transpose(0, 2, 1, 3, 4) * scale
     k, v = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
     blocks = [
@@ -97,5 +99,9 @@ def _attend(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None) -> mx.
     scores = (q.reshape(B, K, L * G, d) @ k).reshape(B, K, L, G, -1)
     if mask is not None:
         scores = scores + mask.astype(scores.dtype)
-    weights = mx.softmax(scores, axis=-1, precise=True)
-    return (weights.reshape(B, K, L * G, -1) @ v).reshape(B, K, L, G, d)
+    if runtime.on_gpu():
+        weights = mx.softmax(scores, axis=-1, precise=True)
+        return (weights.reshape(B, K, L * G, -1) @ v).reshape(B, K, L, G, d)
+    weights = exp2((scores - scores.max(axis=-1, keepdims=True)).astype(mx.float32))
+    values = (weights.astype(v.dtype).reshape(B, K, L * G, -1) @ v).reshape(B, K, L, G, d)
+    return (values / weights.sum(axis=-1, keepdims=True)).astype(v.dtype)

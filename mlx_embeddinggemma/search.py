@@ -112,40 +112,40 @@ def _passages(file: Path) -> Iterator[Passage]:
     except UnicodeDecodeError:
         raise EmbeddingGemmaError(f"{file} is not UTF-8 text") from None
     title, start, text = file.stem, 0, ""
-    for number, paragraph in _paragraphs(lines):
-        heading = re.match(r"#{1,6}\s+(.*)", paragraph)
-        if text and (heading or len(text) + len(paragraph) > PASSAGE):
+    for number, paragraph, is_heading in _paragraphs(lines):
+        if text and (is_heading or len(text) + len(paragraph) > PASSAGE):
             yield Passage(str(file), start, title, text)
             text = ""
-        if heading:
-            title = heading[1].strip().rstrip("#").strip() or title
-            paragraph = paragraph[heading.end() :].strip()
-        if paragraph:
+        if is_heading:
+            title = paragraph.strip("# \t") or title
+        else:
             start = start if text else number
             text = f"{text}\n\n{paragraph}" if text else paragraph
     if text:
         yield Passage(str(file), start, title, text)
 
 
-def _paragraphs(lines: Sequence[str]) -> Iterator[tuple[int, str]]:
-    """Line number and text of what stands between blank lines; a heading stands alone.
+def _paragraphs(lines: Sequence[str]) -> Iterator[tuple[int, str, bool]]:
+    """Line number and text of what stands between blank lines, and whether it is a heading.
 
     What is longer than a passage is split, at line ends where there are any, so that no text is
-    lost to the model's limit.
+    lost to the model's limit. In a fenced block of code `#` starts a comment, not a heading.
     """
     paragraph: list[str] = []
     start = 1
+    in_code = False
     for number, line in enumerate([*lines, ""], 1):
-        is_heading = re.match(r"#{1,6}\s", line)
+        in_code ^= bool(re.match(r"\s*(```|~~~)", line))
+        is_heading = not in_code and bool(re.match(r"#{1,6}\s", line))
         if paragraph and (not line.strip() or is_heading):
-            yield start, "\n".join(paragraph)
+            yield start, "\n".join(paragraph), False
             paragraph = []
         if is_heading:
-            yield number, line
+            yield number, line, True
             continue
         for piece in textwrap.wrap(line, PASSAGE) if len(line) > PASSAGE else [line]:
             if paragraph and sum(map(len, paragraph)) + len(piece) > PASSAGE:
-                yield start, "\n".join(paragraph)
+                yield start, "\n".join(paragraph), False
                 paragraph = []
             if piece.strip():
                 start = start if paragraph else number

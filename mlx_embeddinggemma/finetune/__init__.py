@@ -1,0 +1,1 @@
+"""Fine-tuning: your pairs in, a sentence-transformers folder out, on your own machine."""
