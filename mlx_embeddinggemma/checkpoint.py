@@ -191,13 +191,14 @@ def _some(names: list[str], most: int = 8) -> str:
     return f"{len(names)}: {', '.join(names[:most])}{rest}"
 
 
-def load_model(checkpoint: Checkpoint, dtype: mx.Dtype) -> Model:
+def load_model(checkpoint: Checkpoint, dtype: mx.Dtype, *, dequantize: bool = False) -> Model:
     """The network with its weights in memory (the vocabulary table stays on disk).
 
     Args:
         checkpoint: from `open_checkpoint`.
         dtype: of the activations. On a GPU float weights are held in it too; on the CPU they stay
             as stored and are expanded when used.
+        dequantize: expand packed weights, and convert float ones, here and once.
 
     Raises:
         EmbeddingGemmaError: a weight is NaN or infinite.
@@ -227,7 +228,7 @@ def load_model(checkpoint: Checkpoint, dtype: mx.Dtype) -> Model:
             # 1 + w in float32, then rounded once.
             module.weight = (1 + read(f"{path}.weight").astype(mx.float32)).astype(dtype)
         elif isinstance(module, Linear):
-            _fill(module, layout.parts(path), quantization, read, dtype)
+            _fill(module, layout.parts(path), quantization, read, dtype, dequantize)
         mx.eval(module.parameters())
     bad = sorted(name for name, value in sums.items() if not mx.isfinite(value).item())
     if bad:
@@ -241,10 +242,11 @@ def _fill(
     quantization: Mapping[str, dict[str, Any]],
     read: Callable[[str], mx.array],
     dtype: mx.Dtype,
+    dequantize: bool,
 ) -> None:
     """Stacks the checkpoint's matrices into one layer, packed if all are packed alike."""
     settings = [quantization.get(path) for path in paths]
-    if settings[0] and all(s == settings[0] for s in settings):
+    if settings[0] and all(s == settings[0] for s in settings) and not dequantize:
         names = ["weight", "scales"] + ["biases"] * (settings[0]["mode"] == "affine")
         linear.pack(
             {n: mx.concatenate([read(f"{path}.{n}") for path in paths]) for n in names},
@@ -257,5 +259,5 @@ def _fill(
         if s:
             biases = read(f"{path}.biases") if s["mode"] == "affine" else None
             weight = mx.dequantize(weight, read(f"{path}.scales"), biases, **s)
-        weights.append(weight.astype(dtype) if runtime.on_gpu() else weight)
+        weights.append(weight.astype(dtype) if dequantize or runtime.on_gpu() else weight)
     linear.weight = mx.concatenate(weights)

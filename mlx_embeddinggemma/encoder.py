@@ -42,6 +42,8 @@ class EmbeddingGemma:
         dtype: of the activations: "float32" or "bfloat16". By default that of the checkpoint's
             floats on a GPU, and float32 on the CPU, whose bfloat16 product is slow and rough.
         max_length: longer texts are cut to this many tokens; by default the checkpoint's own, 2,048.
+        dequantize: expand packed weights once, when loading, instead of at every use: as fast as
+            float weights, and as large. Pays on the CPU for single queries.
 
     Raises:
         EmbeddingGemmaError: the model cannot be found, is damaged, or an argument is off.
@@ -56,6 +58,7 @@ class EmbeddingGemma:
         truncate_dim: int | None = None,
         dtype: Literal["float32", "bfloat16"] | None = None,
         max_length: int | None = None,
+        dequantize: bool = False,
     ):
         runtime.prepare()
         if str(dtype) == "float16":
@@ -74,7 +77,9 @@ class EmbeddingGemma:
         self.max_length = self._checked_length(max_length)
         self.prompts = load_prompts(self.folder)
         self._tokenizer = load_tokenizer(self.folder, self._checkpoint.config.vocab_size)
-        self.network = load_model(self._checkpoint, DTYPES[self.dtype])
+        self.network = load_model(
+            self._checkpoint, DTYPES[self.dtype], dequantize=dequantize
+        )
 
     def encode(
         self,

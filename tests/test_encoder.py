@@ -43,6 +43,15 @@ def test_a_texts_vector_is_the_same_in_any_company(tiny, tmp_path, bits):
     assert np.abs(model.encode(texts, batch_size=2) - alone).max() <= UNIT
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_weights_dequantized_once_give_the_same_vectors(tiny, tmp_path, bits):
+    folder = checkpoints.as_mlx_community(tiny, tmp_path / "m", bits=bits)
+    packed, expanded = EmbeddingGemma(folder), EmbeddingGemma(folder, dequantize=True)
+    assert packed.network.layers[0].mlp.down_proj.weight.dtype == mx.uint32
+    assert expanded.network.layers[0].mlp.down_proj.weight.dtype == mx.float32
+    assert np.abs(packed.encode(TEXTS) - expanded.encode(TEXTS)).max() <= UNIT
+
+
 def test_a_string_gives_a_vector_and_a_sequence_a_matrix(model):
     assert model.encode("the").shape == (768,)
     assert model.encode(["the"]).shape == (1, 768)
