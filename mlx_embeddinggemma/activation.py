@@ -22,8 +22,8 @@ def geglu(gate: mx.array, up: mx.array) -> mx.array:
 
 @partial(mx.compile, shapeless=True)
 def _fused(gate: mx.array, up: mx.array) -> mx.array:
-    """One kernel instead of ten, which computes in float32 at no cost. Not on the CPU: there
-    compiling needs a C++ compiler and takes seconds."""
+    # One kernel instead of ten, which computes in float32 at no cost. Not on the CPU: there compiling
+    # needs a C++ compiler and takes seconds.
     x = gate.astype(mx.float32)
     return (x * mx.sigmoid(x * (LINEAR + CUBIC * (x * x))) * up).astype(gate.dtype)
 

@@ -77,9 +77,7 @@ class EmbeddingGemma:
         self.max_length = self._checked_length(max_length)
         self.prompts = load_prompts(self.folder)
         self._tokenizer = load_tokenizer(self.folder, self._checkpoint.config.vocab_size)
-        self.network = load_model(
-            self._checkpoint, DTYPES[self.dtype], dequantize=dequantize
-        )
+        self.network = load_model(self._checkpoint, DTYPES[self.dtype], dequantize=dequantize)
 
     def encode(
         self,

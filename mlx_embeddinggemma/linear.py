@@ -8,7 +8,6 @@ import mlx.nn as nn
 
 from mlx_embeddinggemma import runtime
 
-
 # A product of few rows costs what reading the weight costs. OpenBLAS copies the whole weight to pack
 # it, unless the product is small enough for its kernels that read in place: so it gets the weight in
 # pieces of `ROWS` outputs, up to `FEW` rows of input. bench/NOTES.md has the figures.
