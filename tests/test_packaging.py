@@ -11,8 +11,8 @@ ROOT = Path(__file__).parent.parent
 # config <- model <- checkpoint <- encoder <- {convert, bench, commands} <- cli
 RANK = {
     "errors": 0, "folders": 1, "blas": 1, "batching": 1, "precision": 1, "config": 1, "hub": 1,
-    "runtime": 2, "tensors": 2, "layout": 2, "attention": 2,
-    "linear": 3, "activation": 3, "table": 3, "tokenizer": 3,
+    "exponential": 1, "runtime": 2, "tensors": 2, "layout": 2,
+    "attention": 3, "linear": 3, "activation": 3, "table": 3, "tokenizer": 3,
     "model": 4, "checkpoint": 5, "prompts": 6, "encoder": 7,
     "embed": 8, "search": 8, "verify": 8, "convert": 8, "bench": 8, "finetune": 8,
     "cli": 9, "__main__": 10,
@@ -34,7 +34,8 @@ def imports(path: Path) -> set[str]:
 def files() -> list[tuple[str, Path]]:
     core = [(path.stem, path) for path in (ROOT / "mlx_embeddinggemma").glob("*.py")]
     rooms = [(room, path) for room in ("convert", "bench") for path in (ROOT / room).rglob("*.py")]
-    return core + rooms
+    finetune = (ROOT / "mlx_embeddinggemma" / "finetune").glob("*.py")
+    return core + rooms + [("finetune", path) for path in finetune]
 
 
 def test_imports_point_one_way():

@@ -1,8 +1,8 @@
 """Losses on sentence vectors, by the names and with the arithmetic of sentence-transformers.
 
-A loss takes the columns of a batch, each (B, d): anchors first, then positives, then hard negatives; and
-the batch's `Targets`. All of them see directions only, so vectors need not be of unit length, and the
-Matryoshka wrapper just cuts them.
+A loss takes the columns of a batch, each (B, d): anchors first, then positives, then hard negatives;
+and the batch's `Targets`. All of them see directions only, so vectors need not be of unit length, and
+the Matryoshka wrapper just cuts them.
 
 Shapes: B rows, C candidates (B positives, then B of each column of hard negatives), d dimensions.
 """
@@ -58,8 +58,9 @@ def multiple_negatives_ranking(
         columns: anchors, positives, and any columns of hard negatives.
         targets: `hidden`, where given, takes candidates out.
         scale: 1 / temperature.
-        hardness: which negatives weigh exp(strength * similarity) more: "hard_negatives" (the row's own;
-            EmbeddingGemma, arXiv 2509.20354), "in_batch_negatives" (arXiv 2503.04812) or both.
+        hardness: which negatives weigh exp(strength * similarity) more: "hard_negatives" (the row's
+            own; EmbeddingGemma, arXiv 2509.20354), "in_batch_negatives" (arXiv 2503.04812), or
+            "all_negatives".
         strength: 5 in EmbeddingGemma.
     """
     anchors, candidates = unit(columns[0]), unit(mx.concatenate(list(columns[1:])))
@@ -69,7 +70,11 @@ def multiple_negatives_ranking(
     own = mx.tile(mx.eye(B), (1, len(columns) - 1))
     if hardness:
         hard = mx.where(mx.arange(len(candidates)) >= B, own, 0)
-        weighed = {"hard_negatives": hard, "in_batch_negatives": 1 - own, "all_negatives": 1 - own + hard}
+        weighed = {
+            "hard_negatives": hard,
+            "in_batch_negatives": 1 - own,
+            "all_negatives": 1 - own + hard,
+        }
         scores = scores + strength * mx.stop_gradient(similarity) * weighed[hardness]
     if targets.hidden is not None:
         scores = scores + mx.where(targets.hidden, HIDDEN, 0.0)
@@ -176,10 +181,9 @@ def build(
         loss = partial(multiple_negatives_ranking, scale=scale, hardness=hardness, strength=strength)
     elif name == "cosent":
         loss = partial(cosent, scale=scale)
-    if spread:
-        main = loss
 
-        def loss(columns: Sequence[mx.array], targets: Targets) -> mx.array:
-            return main(columns, targets) + spread * spread_out(columns)
+    def spread_too(columns: Sequence[mx.array], targets: Targets) -> mx.array:
+        return loss(columns, targets) + spread * spread_out(columns)
 
-    return matryoshka(loss, (size, *(d for d in MATRYOSHKA if d < size))) if nested else loss
+    whole = spread_too if spread else loss
+    return matryoshka(whole, (size, *(d for d in MATRYOSHKA if d < size))) if nested else whole
