@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import checkpoints
 import mlx.core as mx
@@ -250,6 +251,15 @@ def test_bfloat16_activations_stay_close(tiny):
         EmbeddingGemma(tiny, dtype="bfloat16").encode(TEXTS) * EmbeddingGemma(tiny).encode(TEXTS)
     ).sum(axis=1)
     assert cosine.min() > 0.999
+
+
+def test_threads_may_share_a_model(model):
+    """Each gets its own texts' vectors, whoever computes beside it."""
+    jobs = [[f"text {i} of thread {j} " * (1 + i % 7) for i in range(30)] for j in range(6)]
+    alone = [model.encode(texts) for texts in jobs]
+    with ThreadPoolExecutor(6) as pool:
+        for ours, theirs in zip(pool.map(model.encode, jobs), alone, strict=True):
+            assert np.abs(ours - theirs).max() <= UNIT
 
 
 def test_similarity_is_the_cosine(model):
