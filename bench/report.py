@@ -1,61 +1,221 @@
-"""A record as Markdown tables."""
+"""Records as Markdown: every table comes from them."""
 
-import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
 
+from .paired import MEASURABLE, Difference, difference
+from .record import replace
 
-def markdown(record: dict[str, Any]) -> str:
-    """One table of speed and memory, one of quality, and what they were measured on."""
-    models = record["models"]
-    machine = record["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-    lengths = list(models[0]["speed"]["latency_s"])
-    speed_rows = []
+CAVEAT = (
+    "*published*: google/embeddinggemma-300m in mteb's results repository. Google used prompts that it "
+    "did not disclose for a dozen tasks, so these do not come out of the published prompts with any "
+    "implementation; \\* marks files that hold less than mteb's task."
+)
+
+
+class Merged:
+    """Several records as one: the models of all, the tasks that they share.
+
+    Args:
+        records: at least one. Where machines differ, the models' names say which.
+
+    Raises:
+        EmbeddingGemmaError: the records share neither tasks nor speed.
+    """
+
+    def __init__(self, records: Sequence[dict[str, Any]]) -> None:
+        self.records = records
+        machines = list(dict.fromkeys(_machine(record) for record in records))
+        self.models: list[dict[str, Any]] = []
+        for i, record in enumerate(records):
+            for model in record["models"]:
+                mark = chr(ord("A") + machines.index(_machine(record)))
+                name = f"{model['name']} ({mark})" if len(machines) > 1 else model["name"]
+                if any(name == known["name"] for known in self.models):
+                    name = f"{name} [{i + 1}]"
+                self.models.append(model | {"name": name})
+        self.machines = machines
+        self.tasks: dict[str, dict[str, Any]] = {}
+        for record in records:
+            self.tasks |= record["tasks"]
+        scored = [set(model["quality"]) for model in self.models if model["quality"]]
+        self.shared = [task for task in self.tasks if all(task in names for names in scored)]
+        dims = [scores for model in self.models for scores in model["quality"].values()]
+        self.dims = sorted({int(dim) for scores in dims for dim in scores}, reverse=True)
+        if not self.shared and not any(model["speed"] for model in self.models):
+            raise EmbeddingGemmaError(
+                "nothing to compare: the records share no tasks and hold no speed"
+            )
+
+    def mean(self, model: dict[str, Any], dim: int) -> float | None:
+        """Mean score over the shared tasks, x 100."""
+        scores = [model["quality"].get(task, {}).get(str(dim)) for task in self.shared]
+        if not scores or None in scores:
+            return None
+        return 100 * statistics.mean(float(score["score"]) for score in scores if score)
+
+    def differences(self) -> Iterable[tuple[str, str, int, Difference]]:
+        """(model, task, dimension, difference to the first model) where both have items."""
+        baseline = self.models[0]
+        for model in self.models[1:]:
+            for task in self.shared:
+                for dim in self.dims:
+                    ours, theirs = (
+                        m["quality"].get(task, {}).get(str(dim), {}).get("items")
+                        for m in (model, baseline)
+                    )
+                    if ours and theirs and len(ours) == len(theirs):
+                        about = self.tasks[task]
+                        found = difference(ours, theirs, about["metric"], about["gold"])
+                        yield model["name"], task, dim, found
+
+
+def samples(model: dict[str, Any], kind: str) -> dict[int, list[float]]:
+    """All rounds' samples of "latency" by tokens, or of "batches" by texts, in seconds."""
+    key = {"latency": "tokens", "batches": "texts"}[kind]
+    found: dict[int, list[float]] = {}
+    for one_round in model["speed"]:
+        for measured in one_round[kind]:
+            found.setdefault(measured[key], []).extend(measured["samples_s"])
+    return found
+
+
+def throughput(model: dict[str, Any], kind: str = "corpus") -> dict[int, float]:
+    """Median tokens a second by number of texts."""
+    rates: dict[int, list[float]] = {}
+    for one_round in model["speed"]:
+        for measured in one_round[kind] if kind == "batches" else [one_round[kind]]:
+            rate = (measured["tokens"] / seconds for seconds in measured["samples_s"])
+            rates.setdefault(measured["texts"], []).extend(rate)
+    return {texts: statistics.median(values) for texts, values in rates.items()}
+
+
+def memory(model: dict[str, Any], pool: str, when: str) -> float:
+    """Megabytes, the largest of the rounds."""
+    return max(float(one_round[pool][when]) for one_round in model["speed"])
+
+
+def markdown(*records: dict[str, Any]) -> str:
+    """Tables of speed, memory, quality and differences, and what they were measured on."""
+    merged = Merged(records)
+    parts = _headings(merged)
+    measured = [model for model in merged.models if model["speed"]]
+    if measured:
+        parts += ["", _speed_table(measured), "", _latency_table(measured)]
+    if merged.shared:
+        parts += ["", _quality_table(merged)]
+        if any(merged.tasks[task]["published"] for task in merged.shared):
+            parts += ["", CAVEAT]
+    if differences := _difference_table(merged):
+        parts += ["", differences]
+    return "\n".join(parts)
+
+
+def _headings(merged: Merged) -> list[str]:
+    lines = []
+    for record in merged.records:
+        versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+        mark = ""
+        if len(merged.machines) > 1:
+            mark = f"{chr(ord('A') + merged.machines.index(_machine(record)))}: "
+        commit = f", commit {record['commit']}" if record["commit"] else ""
+        lines.append(f"{mark}{_machine(record)}; {versions}{commit}; {record['when']}")
+    return lines
+
+
+def _machine(record: dict[str, Any]) -> str:
+    about = record["machine"]
+    power = f", {about['power']}" if about["power"] else ""
+    return (
+        f"{about['chip']}, {about['cores']} cores, {about['memory_gb']} GB, {about['system']}{power}, "
+        f"MLX on the {about['device']}, Python {about['python']}"
+    )
+
+
+def _speed_table(models: Sequence[dict[str, Any]]) -> str:
+    sizes = sorted({size for model in models for size in throughput(model, "batches")})
+    rows = []
     for model in models:
-        speed = model["speed"]
-        corpus = speed["corpus"]
-        medians = (statistics.median(speed["latency_s"][n]) * 1000 for n in lengths)
-        speed_rows.append(
+        batches = throughput(model, "batches")
+        rows.append(
             [
                 model["name"],
-                f"{model['size_mb']:.1f}",
-                f"{speed['first_vector_s']:.2f}",
-                *(f"{ms:.1f}" for ms in medians),
-                f"{corpus['tokens'] / corpus['seconds']:,.0f}",
-                f"{speed['peak_mb']['under_load']:.0f}",
+                f"{model['size_bytes'] / 2**20:.1f}",
+                f"{statistics.median(r['load_s'] for r in model['speed']):.2f}",
+                f"{statistics.median(r['first_vector_s'] for r in model['speed']):.2f}",
+                f"{memory(model, 'memory_mb', 'idle'):.0f}",
+                f"{memory(model, 'memory_mb', 'load_peak'):.0f}",
+                f"{memory(model, 'mlx_mb', 'load_peak'):.0f}",
+                *(f"{batches[size]:,.0f}" if size in batches else "" for size in sizes),
+                f"{next(iter(throughput(model).values())):,.0f}",
             ]
         )
-    latency_heads = [f"{n} tokens, ms" for n in lengths]
-    heads = [
-        "model",
-        "MB on disk",
-        "start to first vector, s",
-        *latency_heads,
-        "tokens/s",
-        "peak MB",
-    ]
-    dims = list(next(iter(models[0]["scores"].values())))
-    score_rows = [
-        [model["name"], f"{task} ({record['metrics'][task]})"]
-        + [f"{100 * scores[dim]:.2f}" for dim in dims]
-        for task in record["metrics"]
-        for model in models
-        for scores in [model["scores"][task]]
-    ]
-    return "\n".join(
-        [
-            f"{machine['chip']}, {machine['cores']} cores, {machine['system']}, MLX on the "
-            f"{machine['device']}; Python {machine['python']}, {versions}; {record['when']}",
-            "",
-            table(heads, speed_rows),
-            "",
-            table(["model", "task", *dims], score_rows),
-        ]
+    heads = ["model", "MB on disk", "load, s", "start to first vector, s", "idle MB", "peak MB"]
+    heads += ["MLX's peak MB", *(f"tokens/s x{size}" for size in sizes), "tokens/s mixed"]
+    return table(heads, rows)
+
+
+def _latency_table(models: Sequence[dict[str, Any]]) -> str:
+    lengths = sorted({length for model in models for length in samples(model, "latency")})
+    rows = []
+    for model in models:
+        found = samples(model, "latency")
+        cells = []
+        for length in lengths:
+            values = 1000 * np.array(found.get(length, [np.nan]))
+            cells.append("{:.1f} / {:.1f}".format(*np.percentile(values, [50, 95])))
+        rows.append([model["name"], *cells])
+    return table(["model", *(f"{n} tokens, p50 / p95 ms" for n in lengths)], rows)
+
+
+def _quality_table(merged: Merged) -> str:
+    rows = []
+    for task in merged.shared:
+        about = merged.tasks[task]
+        for model in merged.models:
+            if task not in model["quality"]:
+                continue
+            scores = model["quality"][task]
+            cells = [
+                f"{100 * scores[str(dim)]['score']:.2f}" if str(dim) in scores else ""
+                for dim in merged.dims
+            ]
+            known = f"{100 * about['published']:.2f}" if about["published"] else ""
+            known += "\\*" if known and about["note"] else ""
+            rows.append(
+                [
+                    model["name"],
+                    f"{task} ({about['metric']})",
+                    *cells,
+                    known,
+                ]
+            )
+    if len(merged.shared) > 1:
+        for model in merged.models:
+            means = [merged.mean(model, dim) for dim in merged.dims]
+            rows.append([model["name"], "mean", *("" if m is None else f"{m:.2f}" for m in means), ""])
+    return table(["model", "task", *map(str, merged.dims), "published"], rows)
+
+
+def _difference_table(merged: Merged) -> str:
+    cells: dict[tuple[str, str], dict[int, str]] = {}
+    for model, task, dim, found in merged.differences():
+        mark = {"worse": " v", "better": " ^", "no measurable loss": " =", "undecided": ""}
+        text = f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]{mark[found.verdict]}"
+        cells.setdefault((model, task), {})[dim] = text
+    if not cells:
+        return ""
+    rows = [[*key, *(row.get(dim, "") for dim in merged.dims)] for key, row in cells.items()]
+    return (
+        f"Less {merged.models[0]['name']}, points of 100, with a bootstrap 95 % interval over queries, "
+        f"pairs or texts. v: worse; ^: better; =: no measurable loss (over {MEASURABLE} is ruled out); "
+        "no mark: these data cannot tell.\n\n" + table(["model", "task", *map(str, merged.dims)], rows)
     )
 
 
@@ -78,13 +238,12 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(heads), f"| {' | '.join(rule)} |", *map(line, rows)])
 
 
-def write(record: dict[str, Any], folder: str | Path) -> Path:
-    """Writes record.json and report.md, and returns the folder."""
+def write(text: str, folder: str | Path) -> Path:
+    """Writes report.md, and returns the folder."""
     path = Path(folder)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        (path / "record.json").write_text(json.dumps(record, indent=1) + "\n")
-        (path / "report.md").write_text(f"# Benchmark\n\n{markdown(record)}\n")
+        replace(path / "report.md", f"# Benchmark\n\n{text}\n")
     except OSError as error:
         raise EmbeddingGemmaError(f"cannot write {path}: {error.strerror}") from None
     return path

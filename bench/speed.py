@@ -5,25 +5,41 @@
 A fresh process, because a peak of memory belongs to a process, and so does a cold start.
 """
 
+import ctypes
 import json
+import os
 import platform
 import resource
 import subprocess
 import sys
 import time
-from itertools import cycle, islice
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
 
-LENGTHS = (16, 64, 256, 512)  # tokens of a single query
-REPEATS = 12
-CORPUS_TEXTS = 192
+LENGTHS = (16, 64, 256, 512, 2048)  # tokens of a single query
+BATCH_SIZES = (1, 4, 16, 64)  # texts of some 64 tokens
+PARAGRAPHS, QUESTIONS = 32, 64  # of the mixed corpus
+# Seconds to repeat a measurement in, and how often at most.
+BUDGET, AT_MOST = 0.25, 20
 
 
 def measure(model: str) -> dict[str, Any]:
-    """Runs this file on a model and returns what it measured; see `main`."""
+    """Runs this file on a model in a fresh process.
+
+    Returns:
+        {"load_s", "first_vector_s": from the start of the process to the first vector,
+        "latency": [{"tokens", "samples_s"}] of a single text,
+        "batches": [{"texts", "tokens", "samples_s"}] of texts of one length,
+        "corpus": {"texts", "tokens", "samples_s"} of mixed lengths,
+        "memory_mb": {"idle", "idle_peak", "load_peak"} of the process and
+        "mlx_mb": {"idle", "load_peak"} of MLX's buffers, in 2^20 bytes}.
+
+    Raises:
+        EmbeddingGemmaError: the process failed; the message is its last words.
+    """
     started = time.time()
     done = subprocess.run(
         [sys.executable, "-m", __spec__.name, model, repr(started)], capture_output=True, text=True
@@ -35,17 +51,73 @@ def measure(model: str) -> dict[str, Any]:
 
 
 def peak_megabytes() -> float:
-    """The process's own peak of resident memory."""
+    """The process's own peak of memory: its footprint on a Mac, resident pages elsewhere."""
     status = Path("/proc/self/status")
     if status.exists():  # ru_maxrss would include the parent's memory at the time of the fork
-        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-    unit = 2**20 if platform.system() == "Darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+        return _proc_status("VmHWM")
+    if platform.system() == "Darwin":
+        return _mac_footprint()[1]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def memory_megabytes() -> float:
+    """What the process holds now."""
+    if Path("/proc/self/status").exists():
+        return _proc_status("VmRSS")
+    return _mac_footprint()[0] if platform.system() == "Darwin" else peak_megabytes()
+
+
+def _proc_status(key: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(key)).split()[1]) / 1024
+
+
+def _mac_footprint() -> tuple[float, float]:
+    """Now and at its peak: what Activity Monitor calls memory, Metal's buffers included.
+
+    Field 7 and 28 of `rusage_info_v4` in <sys/resource.h>, after 16 bytes of uuid.
+    """
+    words = (ctypes.c_uint64 * 64)()
+    ctypes.CDLL(None).proc_pid_rusage(os.getpid(), 4, ctypes.byref(words))
+    return words[2 + 7] / 2**20, words[2 + 28] / 2**20
+
+
+def text_of(model: Any, tokens: int, start: int = 0) -> str:
+    """Real English of at most that many tokens, bos and eos counted, from a paragraph on."""
+    paragraphs, _ = corpus()
+    words = " ".join(paragraphs[start:] + paragraphs[:start]).split()[:tokens]
+    low, high = 1, len(words)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if model.count_tokens([" ".join(words[:middle])])[0] <= tokens:
+            low = middle
+        else:
+            high = middle - 1
+    return " ".join(words[:low])
+
+
+def corpus() -> tuple[list[str], list[str]]:
+    """Paragraphs and questions about them."""
+    from .tasks import Retrieval, load
+
+    (task,) = load(["XQuADRetrieval-en"])
+    assert isinstance(task, Retrieval)
+    return task.documents, task.queries
+
+
+def _sample(function: Callable[[], object]) -> list[float]:
+    """Seconds of each of several runs, after one that does not count."""
+    function()
+    samples: list[float] = []
+    while not samples or (len(samples) < AT_MOST and sum(samples) < BUDGET):
+        start = time.perf_counter()
+        function()
+        samples.append(time.perf_counter() - start)
+    return samples
 
 
 def main() -> None:
-    """Loads, answers a first query, then times single texts and a mixed corpus."""
+    """Loads, answers a first query, then times single texts, batches and a mixed corpus."""
     model_name, started = sys.argv[1], float(sys.argv[2])
     before = time.perf_counter()
     import mlx.core as mx
@@ -53,46 +125,34 @@ def main() -> None:
     from mlx_embeddinggemma import EmbeddingGemma
 
     model = EmbeddingGemma(model_name)
-    load = time.perf_counter() - before
+    result: dict[str, Any] = {"load_s": time.perf_counter() - before}
     model.encode_query("first")
-    first = time.time() - started
-    idle = peak_megabytes()
-    latency = {}
-    for tokens in LENGTHS:
-        text = _text(model, tokens)
-        model.encode(text)
-        samples = []
-        for _ in range(REPEATS):
-            start = time.perf_counter()
-            model.encode(text)
-            samples.append(time.perf_counter() - start)
-        latency[tokens] = samples
-    texts = [_text(model, 8 + 37 * i % 249) for i in range(CORPUS_TEXTS)]
-    # Distinct texts, or each would be computed once for all its copies.
-    texts = [f"{i} {text}" for i, text in enumerate(texts)]
-    tokens = sum(model.count_tokens(texts))
-    start = time.perf_counter()
-    model.encode(texts)
-    seconds = time.perf_counter() - start
-    json.dump(
-        {
-            "load_s": load,
-            "first_vector_s": first,
-            "latency_s": latency,
-            "corpus": {"texts": len(texts), "tokens": tokens, "seconds": seconds},
-            "peak_mb": {"after_first_vector": idle, "under_load": peak_megabytes()},
-            "mlx_peak_mb": mx.get_peak_memory() / 2**20,
-        },
-        sys.stdout,
-    )
+    result["first_vector_s"] = time.time() - started
+    result["memory_mb"] = {"idle": memory_megabytes(), "idle_peak": peak_megabytes()}
+    result["mlx_mb"] = {"idle": mx.get_active_memory() / 2**20}
+
+    result["latency"] = []
+    for length in LENGTHS:
+        text = text_of(model, length)
+        samples = _sample(lambda text=text: model.encode(text))  # type: ignore[misc]
+        result["latency"].append({"tokens": length, "samples_s": samples})
+    result["batches"] = []
+    texts = [text_of(model, 64, start) for start in range(max(BATCH_SIZES))]
+    for size in BATCH_SIZES:
+        result["batches"].append(_throughput(model, texts[:size]))
+    paragraphs, questions = corpus()
+    result["corpus"] = _throughput(model, paragraphs[:PARAGRAPHS] + questions[:QUESTIONS])
+    result["memory_mb"]["load_peak"] = peak_megabytes()
+    result["mlx_mb"]["load_peak"] = mx.get_peak_memory() / 2**20
+    json.dump(result, sys.stdout)
 
 
-def _text(model: Any, tokens: int) -> str:
-    """A text of about that many tokens, bos and eos counted."""
-    words = "the river carried small boats past quiet fields while people talked about work"
-    text = " ".join(islice(cycle(words.split()), tokens))
-    ids = model.count_tokens([text])[0]
-    return " ".join(text.split()[: max(1, round((tokens - 2) * tokens / ids))])
+def _throughput(model: Any, texts: list[str]) -> dict[str, Any]:
+    return {
+        "texts": len(texts),
+        "tokens": sum(model.count_tokens(texts)),
+        "samples_s": _sample(lambda: model.encode(texts)),
+    }
 
 
 if __name__ == "__main__":
