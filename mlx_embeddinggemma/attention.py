@@ -7,7 +7,7 @@ instead of its square.
 Shapes: B texts, L tokens, K key-value heads, G query heads to each of them, d head size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import e, log2
 
@@ -15,7 +15,6 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_embeddinggemma import runtime
-from mlx_embeddinggemma.exponential import exp2
 
 # Added to a hidden key's score: finite, so that a padding query that sees nothing keeps a finite row
 # (which nobody reads) and not one of NaN, which would spread through the values' product; and so
@@ -62,7 +61,12 @@ def spans(lengths: np.ndarray, L: int, radius: int | None) -> list[Span]:
 
 
 def attend(
-    q: mx.array, k: mx.array, v: mx.array, layer_spans: Sequence[Span], scale: float
+    q: mx.array,
+    k: mx.array,
+    v: mx.array,
+    layer_spans: Sequence[Span],
+    scale: float,
+    power: Callable[[mx.array], mx.array],
 ) -> mx.array:
     """Softmax attention, exact.
 
@@ -75,6 +79,7 @@ def attend(
         v: (B, L, K, d).
         layer_spans: from `spans`.
         scale: factor of the scores.
+        power: 2**x, which the CPU's softmax is made of.
 
     Returns:
         (B, L, K * G * d).
@@ -86,14 +91,20 @@ def attend(
     q = q.reshape(B, L, K, H // K, d).transpose(0, 2, 1, 3, 4) * scale
     k, v = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
     blocks = [
-        _attend(q[:, :, span.queries], k[..., span.keys], v[:, :, span.keys], span.mask)
+        _attend(q[:, :, span.queries], k[..., span.keys], v[:, :, span.keys], span.mask, power)
         for span in layer_spans
     ]
     out = blocks[0] if len(blocks) == 1 else mx.concatenate(blocks, axis=2)
     return out.transpose(0, 2, 1, 3, 4).reshape(B, L, H * d)
 
 
-def _attend(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None) -> mx.array:
+def _attend(
+    q: mx.array,
+    k: mx.array,
+    v: mx.array,
+    mask: mx.array | None,
+    power: Callable[[mx.array], mx.array],
+) -> mx.array:
     """(B, K, L, G, d) queries, (B, K, d, S) keys, (B, K, S, d) values to (B, K, L, G, d)."""
     B, K, L, G, d = q.shape
     scores = (q.reshape(B, K, L * G, d) @ k).reshape(B, K, L, G, -1)
@@ -102,6 +113,8 @@ def _attend(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None) -> mx.
     if runtime.on_gpu():
         weights = mx.softmax(scores, axis=-1, precise=True)
         return (weights.reshape(B, K, L * G, -1) @ v).reshape(B, K, L, G, d)
-    weights = exp2((scores - scores.max(axis=-1, keepdims=True)).astype(mx.float32))
+    # Whatever is subtracted cancels out: it needs no gradient.
+    largest = mx.stop_gradient(scores.max(axis=-1, keepdims=True))
+    weights = power((scores - largest).astype(mx.float32))
     values = (weights.astype(v.dtype).reshape(B, K, L * G, -1) @ v).reshape(B, K, L, G, d)
     return (values / weights.sum(axis=-1, keepdims=True)).astype(v.dtype)

@@ -54,7 +54,7 @@ class Linear(nn.Module):
                 return list(mx.split(_few_rows(x, weight), self._ends, axis=-1))
             return [x @ part.T for part in mx.split(weight, self._ends)]
         if not self._quantization:
-            y = x @ self.weight.astype(x.dtype).T
+            y = x @ self.expanded(x.dtype).T
         else:
             y = mx.quantized_matmul(
                 x,

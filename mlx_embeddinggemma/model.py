@@ -18,6 +18,7 @@ import numpy as np
 from mlx_embeddinggemma.activation import geglu
 from mlx_embeddinggemma.attention import Span, attend, spans
 from mlx_embeddinggemma.config import Config
+from mlx_embeddinggemma.exponential import exp2
 from mlx_embeddinggemma.linear import Linear
 
 
@@ -55,6 +56,8 @@ def rotate(x: mx.array, rope: tuple[mx.array, mx.array]) -> mx.array:
 class Attention(nn.Module):
     """Self-attention with one key-value head for all query heads."""
 
+    power = staticmethod(exp2)  # fine-tuning puts one with a derivative here, and for `geglu` below
+
     def __init__(self, config: Config):
         super().__init__()
         H, K, d = config.num_attention_heads, config.num_key_value_heads, config.head_dim
@@ -71,11 +74,13 @@ class Attention(nn.Module):
         q, k, v = (part.reshape(*x.shape[:2], -1, self._head_dim) for part in self.qkv_proj(x))
         q = rotate(self.q_norm(q), rope)
         k = rotate(self.k_norm(k), rope)
-        return self.o_proj(attend(q, k, v, layer_spans, self._scale))[0]
+        return self.o_proj(attend(q, k, v, layer_spans, self._scale, self.power))[0]
 
 
 class FeedForward(nn.Module):
     """down(gelu(gate(x)) * up(x))."""
+
+    geglu = staticmethod(geglu)
 
     def __init__(self, config: Config):
         super().__init__()
@@ -84,7 +89,7 @@ class FeedForward(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         gate, up = self.gate_up_proj(x)
-        return self.down_proj(geglu(gate, up))[0]
+        return self.down_proj(self.geglu(gate, up))[0]
 
 
 class Layer(nn.Module):

@@ -1,0 +1,90 @@
+"""Checkpoints of a run: whole or absent, and all that continuing bit for bit needs.
+
+Batches, their order and every drawn number are functions of the seed and the step, so the state is the
+step, what learned, and the optimiser's moments.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, cast
+
+import mlx.core as mx
+from mlx.utils import tree_flatten, tree_unflatten
+
+from mlx_embeddinggemma.errors import EmbeddingGemmaError
+from mlx_embeddinggemma.folders import new_folder
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """A run's checkpoints, oldest first."""
+    return sorted(folder.glob("step-*"))
+
+
+def step_of(checkpoint: Path) -> int:
+    """Steps done when it was written."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def save(folder: Path, step: int, parameters: Any, optimizer: Any, keep: int) -> Path:
+    """Writes a checkpoint, then removes all but the last `keep`."""
+    path = folder / f"step-{step:07}"
+    with new_folder(path, replace=True) as partial:
+        _save(partial / "parameters.safetensors", parameters)
+        _save(partial / "optimizer.safetensors", optimizer)
+    for old in checkpoints(folder)[:-keep]:
+        shutil.rmtree(old)
+    return path
+
+
+def load(checkpoint: Path) -> tuple[Any, Any]:
+    """What learned, and the optimiser's state."""
+    return _load(checkpoint / "parameters.safetensors"), _load(checkpoint / "optimizer.safetensors")
+
+
+def load_parameters(checkpoint: Path) -> Any:
+    """What learned."""
+    return _load(checkpoint / "parameters.safetensors")
+
+
+def _save(path: Path, tree: Any) -> None:
+    mx.save_safetensors(str(path), dict(tree_flatten(tree)))
+
+
+def _load(path: Path) -> Any:
+    try:
+        arrays = cast(dict[str, mx.array], mx.load(str(path)))
+        mx.eval(arrays)  # now: the file may be gone when they are used
+    except (RuntimeError, ValueError) as error:
+        raise EmbeddingGemmaError(f"cannot read {path}: {error}; remove its folder") from None
+    return tree_unflatten(list(arrays.items()))
+
+
+def write_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Records how a run was started."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "settings.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def check_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Refuses to continue a run with other settings: it would be neither run.
+
+    Raises:
+        EmbeddingGemmaError: names what differs.
+    """
+    recorded = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+    differing = [
+        f"{name} {recorded.get(name)!r}, now {value!r}"
+        for name, value in settings.items()
+        if recorded.get(name) != value
+    ]
+    if differing:
+        raise EmbeddingGemmaError(
+            f"{folder} was started with other settings: {'; '.join(differing)}: give the same ones to "
+            "resume, or remove the folder to start anew"
+        )
+
+
+def remove(folder: Path) -> None:
+    """Removes a finished run's folder."""
+    shutil.rmtree(folder)

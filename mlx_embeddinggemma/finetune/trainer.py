@@ -1,0 +1,434 @@
+"""`finetune`: rows in, a sentence-transformers folder out.
+
+read and check everything -> batches -> loss and gradient -> Adam -> checkpoints -> their mean -> folder
+"""
+
+import hashlib
+import json
+import math
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_args
+
+import mlx.core as mx
+import mlx.optimizers as optim
+from tqdm import tqdm
+
+from mlx_embeddinggemma import EmbeddingGemma, __version__
+from mlx_embeddinggemma.errors import EmbeddingGemmaError
+from mlx_embeddinggemma.folders import new_folder
+from mlx_embeddinggemma.model import Model
+
+from . import state
+from .batches import Batch, batch_at, steps_per_epoch
+from .data import TASKS, read
+from .evaluation import evaluate
+from .export import export
+from .gradients import Ids, loss_and_gradient
+from .grids import RECIPES
+from .losses import Hardness, Loss, build
+from .mining import mine, read_corpus
+from .network import tensors, trainable
+from .plot import plot
+
+LOSSES_OF = {  # the first is the default
+    "pairs": ("multiple_negatives_ranking",),
+    "scored": ("cosent", "cosine_similarity"),
+    "labelled": ("multiple_negatives_ranking",),
+    "vectors": ("embedding_matching", "similarity_matching"),
+}
+CLIP = 1.0  # largest norm of a gradient
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a run trains; a run resumes with the same ones only.
+
+    Attributes:
+        task: prompts for rows that name none, of `data.TASKS`; by default what fits the data.
+        loss: of `losses.LOSSES`; by default what fits the data.
+        epochs: times every row is seen.
+        steps: instead of epochs, where given.
+        batch_size: rows a step; each is a negative for all others.
+        mini_batch_size: texts in memory at a time; the result is the large batch's.
+        learning_rate: at its highest; by default 2e-5, and 2e-4 with LoRA.
+        warmup: share of the steps in which the rate rises from 0; then it falls by a cosine to 0.
+        scale: 1 / temperature.
+        hardness: see `losses.multiple_negatives_ranking`.
+        spread: weight of the spread-out regulariser.
+        matryoshka: train 512, 256 and 128 dimensions too.
+        lora_rank: train corrections of this rank instead of the weights; 0 trains the weights.
+        train_table: train the vocabulary table too, two thirds of the parameters.
+        quantize: train for the rounding of a recipe: 4bit, 8bit, mixed, q4_0 or q8_0.
+        checkpoint_layers: less memory, a third more time.
+        max_length: longer texts are cut to this many tokens.
+        average: the result is the mean of this many last checkpoints.
+        save_every: steps between checkpoints; by default a tenth of the run.
+        mine: hard negatives to find for each pair, with the model as it starts.
+        seed: of everything drawn.
+    """
+
+    task: str | None = None
+    loss: str | None = None
+    epochs: float = 1.0
+    steps: int | None = None
+    batch_size: int = 64
+    mini_batch_size: int | None = None
+    learning_rate: float | None = None
+    warmup: float = 0.1
+    scale: float = 20.0
+    hardness: Hardness | None = None
+    spread: float = 0.0
+    matryoshka: bool = True
+    lora_rank: int = 0
+    train_table: bool = False
+    quantize: str | None = None
+    checkpoint_layers: bool = False
+    max_length: int = 256
+    average: int = 1
+    save_every: int | None = None
+    mine: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        low = {"epochs": 0, "steps": 0, "batch_size": 1, "mini_batch_size": 0, "learning_rate": 0}
+        low |= {"scale": 0, "max_length": 2, "average": 0, "save_every": 0}
+        for name, least in low.items():
+            value = getattr(self, name)
+            if value is not None and not value > least:
+                raise EmbeddingGemmaError(f"expected {name} over {least}, got {value}")
+        for name in ("spread", "lora_rank", "mine", "seed"):
+            if getattr(self, name) < 0:
+                raise EmbeddingGemmaError(f"expected {name} of 0 or more, got {getattr(self, name)}")
+        if not 0 <= self.warmup <= 1:
+            raise EmbeddingGemmaError(f"expected warmup from 0 to 1, got {self.warmup}")
+        known = {"task": (*TASKS,), "quantize": RECIPES, "hardness": get_args(Hardness)}
+        for name, values in known.items():
+            value = getattr(self, name)
+            if value is not None and value not in values:
+                raise EmbeddingGemmaError(f"expected {name} {', '.join(values)}, got {value!r}")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run did.
+
+    Attributes:
+        log: an entry every few steps: step, loss, learning_rate, grad_norm, tokens_per_second,
+            memory_mb, and `eval_...` where held-out rows were evaluated.
+    """
+
+    output: str
+    steps: int
+    seconds: float
+    log: list[dict[str, float]] = field(repr=False)
+
+
+def finetune(
+    model: str | Path,
+    train: str | Path,
+    output: str | Path,
+    *,
+    eval: str | Path | None = None,
+    corpus: str | Path | None = None,
+    resume: bool = False,
+    force: bool = False,
+    progress: bool = False,
+    **settings: Any,
+) -> Report:
+    """Fine-tunes a checkpoint.
+
+    While it runs, `OUTPUT.run` holds the log and the last checkpoints; it goes when the run is done.
+
+    Args:
+        model: "demo", a folder or a hub id.
+        train: rows, see `data`.
+        output: folder to write, in sentence-transformers' layout.
+        eval: held-out rows of the same kind, evaluated at every checkpoint.
+        corpus: passages to mine hard negatives from; by default the other rows' positives.
+        resume: continue an interrupted run of the same output.
+        force: replace `output`.
+        progress: bar on stderr.
+        **settings: fields of `Settings`.
+
+    Raises:
+        EmbeddingGemmaError: bad rows, settings that do not fit, or a loss that turned NaN.
+    """
+    if unknown := settings.keys() - {f.name for f in fields(Settings)}:
+        raise EmbeddingGemmaError(f"unknown settings: {', '.join(sorted(unknown))}")
+    wanted = Settings(**settings)
+    folder = Path(output)
+    if folder.exists() and not force:
+        raise EmbeddingGemmaError(f"{folder} exists: choose another folder or replace it (--force)")
+    run = Run(model, train, folder, eval, corpus, wanted, resume, progress)
+    return run.train()
+
+
+class Run:
+    """One fine-tuning, from checked inputs to the written folder."""
+
+    def __init__(
+        self,
+        model: str | Path,
+        train: str | Path,
+        output: Path,
+        eval: str | Path | None,
+        corpus: str | Path | None,
+        settings: Settings,
+        resume: bool,
+        progress: bool,
+    ):
+        self.output, self.settings, self.progress = output, settings, progress
+        self.folder = output.with_name(output.name + ".run")
+        self.encoder = EmbeddingGemma(model)
+        self.data = read(train, self.encoder.prompts, settings.task)
+        self.held_out = read(eval, self.encoder.prompts, settings.task) if eval else None
+        self.loss = self._loss()
+        self.record = {
+            "model": str(model),
+            "train": _sha256(train),
+            "corpus": _sha256(corpus) if corpus else None,
+            **asdict(settings),
+        }
+        self._open_folder(resume)
+        if settings.mine:
+            prompt = self.encoder.prompts.get("document", "")
+            passages = read_corpus(corpus, prompt) if corpus else None
+            self.data = mine(self.encoder, self.data, passages, count=settings.mine)
+        self.batch_size = min(settings.batch_size, len(self.data.rows))
+        per_epoch = steps_per_epoch(self.data, self.batch_size)
+        self.steps = settings.steps or max(1, round(settings.epochs * per_epoch))
+        self.save_every = settings.save_every or max(1, math.ceil(self.steps / 10))
+        self.ids = self._tokenized()
+
+    def train(self) -> Report:
+        """Runs to the end and writes the output."""
+        s = self.settings
+        model = trainable(
+            self.encoder._checkpoint,
+            quantize=s.quantize,
+            lora_rank=s.lora_rank,
+            train_table=s.train_table,
+            checkpoint_layers=s.checkpoint_layers,
+            seed=s.seed,
+        )
+        optimizer = optim.Adam(learning_rate=0.0, bias_correction=True)
+        optimizer.init(model.trainable_parameters())
+        done, log = self._last(model, optimizer)
+        start = time.monotonic()
+        with tqdm(
+            total=self.steps,
+            initial=done,
+            unit=" steps",
+            delay=1,
+            disable=None if self.progress else True,
+        ) as bar:
+            if not done and self.held_out:
+                self._log(log, {"step": 0, **self._evaluate(model)})
+            while done < self.steps:
+                began = time.monotonic()
+                try:
+                    entry = self._step(model, optimizer, done)
+                except KeyboardInterrupt:
+                    if done:
+                        self._save(done, model, optimizer)
+                    raise
+                done += 1
+                tokens = entry.pop("tokens")
+                entry["tokens_per_second"] = round(tokens / (time.monotonic() - began), 1)
+                entry["memory_mb"] = round(_memory_mb())
+                bar.set_postfix_str(
+                    f"loss {entry['loss']:.4f}, rate {entry['learning_rate']:.1e}, "
+                    f"{entry['memory_mb']:.0f} MB",
+                    refresh=False,
+                )
+                bar.update()
+                if saving := done % self.save_every == 0 or done == self.steps:
+                    self._save(done, model, optimizer)
+                    if self.held_out:
+                        entry |= self._evaluate(model)
+                self._log(log, entry)
+                if saving:
+                    (self.folder / "log.svg").write_text(plot(log), encoding="utf-8")
+        self._write(model, log)
+        return Report(str(self.output), self.steps, time.monotonic() - start, log)
+
+    def _step(self, model: Model, optimizer: optim.Adam, step: int) -> dict[str, float]:
+        """One update; nothing has changed if the loss or the gradient is not finite."""
+        batch = batch_at(self.data, self.batch_size, self.settings.seed, step)
+        ids = self._ids_of(batch)
+        value, gradient = loss_and_gradient(model, self.loss, batch, ids, self.settings.mini_batch_size)
+        gradient, norm = optim.clip_grad_norm(gradient, CLIP)
+        mx.eval(value, norm, gradient)
+        if not mx.isfinite(value + norm).item():
+            raise EmbeddingGemmaError(self._diverged(step + 1))
+        rate = learning_rate(step, self.steps, self.settings)
+        optimizer.learning_rate = rate
+        updated = optimizer.apply_gradients(gradient, model.trainable_parameters())
+        mx.eval(updated, optimizer.state)
+        model.update(updated)
+        return {
+            "step": step + 1,
+            "loss": value.item(),
+            "learning_rate": rate,
+            "grad_norm": norm.item(),
+            "tokens": sum(map(len, ids)),
+        }
+
+    def _diverged(self, step: int) -> str:
+        saved = state.checkpoints(self.folder)
+        kept = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint was written yet"
+        rate = max(learning_rate(i, self.steps, self.settings) for i in range(self.steps))
+        return (
+            f"the loss became NaN or infinite at step {step}: lower --learning-rate (its peak is "
+            f"{rate:.1e}) or --scale ({self.settings.scale:g}); {kept}"
+        )
+
+    def _loss(self) -> Loss:
+        kinds = LOSSES_OF[self.data.kind]
+        if self.held_out and self.held_out.kind != self.data.kind:
+            raise EmbeddingGemmaError(
+                f"expected held-out rows of the kind of the training rows, {self.data.kind}, got "
+                f"{self.held_out.kind}"
+            )
+        name = self.settings.loss or kinds[0]
+        if name not in kinds:
+            raise EmbeddingGemmaError(
+                f"expected loss {' or '.join(kinds)} for {self.data.kind} rows, got {name!r}"
+            )
+        size = self.encoder.dimensions[0]
+        teacher = len(self.data.rows[0].vector or ())
+        if name == "embedding_matching" and teacher != size:
+            raise EmbeddingGemmaError(
+                f"expected vectors of {size} numbers, got {teacher}: use --loss similarity_matching, "
+                "which compares similarities"
+            )
+        s = self.settings
+        return build(
+            name, size=size, scale=s.scale, hardness=s.hardness, spread=s.spread, nested=s.matryoshka
+        )
+
+    def _tokenized(self) -> dict[str, list[int]]:
+        rows = [*self.data.rows, *(self.held_out.rows if self.held_out else ())]
+        texts = list(dict.fromkeys(text for row in rows for text in row.texts))
+        longest = min(self.settings.max_length, self.encoder.max_length)
+        ids = self.encoder._tokenizer.encode(texts)
+        # A long text keeps its first tokens and its eos.
+        cut = [row if len(row) <= longest else [*row[: longest - 1], row[-1]] for row in ids]
+        return dict(zip(texts, cut, strict=True))
+
+    def _ids_of(self, batch: Batch) -> Ids:
+        return [self.ids[text] for text in batch.texts]
+
+    def _evaluate(self, model: Model) -> dict[str, float]:
+        assert self.held_out is not None
+        found = evaluate(model, self.held_out, self.loss, self.batch_size, self._ids_of)
+        return {f"eval_{name}": value for name, value in found.items()}
+
+    def _open_folder(self, resume: bool) -> None:
+        started = (self.folder / "settings.json").exists()
+        if resume:
+            if not started:
+                raise EmbeddingGemmaError(f"no run to resume: there is no {self.folder}")
+            state.check_settings(self.folder, self.record)
+        elif started:
+            raise EmbeddingGemmaError(
+                f"{self.folder} holds an interrupted run: continue it with --resume, or remove it"
+            )
+        else:
+            state.write_settings(self.folder, self.record)
+
+    def _last(self, model: Model, optimizer: optim.Adam) -> tuple[int, list[dict[str, float]]]:
+        """Steps done before, their log; weights and optimiser as they were."""
+        saved = state.checkpoints(self.folder)
+        if not saved:
+            (self.folder / "log.jsonl").unlink(missing_ok=True)
+            return 0, []
+        parameters, optimizer.state = state.load(saved[-1])
+        model.update(parameters)
+        done = state.step_of(saved[-1])
+        path = self.folder / "log.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        log = [entry for entry in map(_entry, lines) if entry and entry["step"] <= done]
+        path.write_text("".join(json.dumps(entry) + "\n" for entry in log), encoding="utf-8")
+        return done, log
+
+    def _save(self, step: int, model: Model, optimizer: optim.Adam) -> None:
+        parameters = model.trainable_parameters()
+        state.save(self.folder, step, parameters, optimizer.state, keep=self.settings.average)
+
+    def _log(self, log: list[dict[str, float]], entry: dict[str, float]) -> None:
+        log.append(entry)
+        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def _write(self, model: Model, log: list[dict[str, float]]) -> None:
+        """The mean of the last checkpoints, as the output; then the run's folder goes."""
+        total: dict[str, mx.array] = {}
+        saved = state.checkpoints(self.folder)[-self.settings.average :]
+        for checkpoint in saved:
+            model.update(state.load_parameters(checkpoint))
+            for name, weight in tensors(model).items():
+                total[name] = (
+                    total[name] + weight / len(saved) if name in total else weight / len(saved)
+                )
+            mx.eval(total)
+        with new_folder(self.output, replace=True) as partial:
+            text = card(self.record, log)
+            export(self.encoder._checkpoint, total, partial, self.encoder.max_length, text)
+            record = {"settings": self.record, "version": __version__, "log": log}
+            (partial / "finetune.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+            (partial / "finetune.svg").write_text(plot(log), encoding="utf-8")
+        state.remove(self.folder)
+
+
+def learning_rate(step: int, steps: int, settings: Settings) -> float:
+    """Of the update after `step` others: up linearly to the peak, then down by a cosine to 0."""
+    peak = settings.learning_rate or (2e-4 if settings.lora_rank else 2e-5)
+    rise = math.ceil(settings.warmup * steps)
+    if step < rise:
+        return peak * (step + 1) / rise
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+
+def card(record: dict[str, Any], log: Sequence[dict[str, float]]) -> str:
+    """The model card: what it came from and how."""
+    chosen = "\n".join(f"| {name} | {value} |" for name, value in record.items() if value is not None)
+    last: dict[str, float] = {}
+    for entry in log:
+        last |= {name: value for name, value in entry.items() if name.startswith("eval_")}
+    held_out = ", ".join(f"{name.removeprefix('eval_')} {value:.4f}" for name, value in last.items())
+    return (
+        f"# Fine-tuned from {record['model']}\n\n"
+        f"By mlx-embeddinggemma {__version__}, in MLX. The log is in `finetune.json`.\n\n"
+        + (f"Held-out rows at the end: {held_out}.\n\n" if held_out else "")
+        + f"| setting | value |\n|---|---|\n{chosen}\n\n"
+        "The terms of the model it came from apply to these weights too.\n"
+    )
+
+
+def _entry(line: str) -> dict[str, float] | None:
+    """A line of the log, None for one that was cut short."""
+    try:
+        parsed: dict[str, float] = json.loads(line)
+        return parsed
+    except ValueError:
+        return None
+
+
+def _sha256(path: str | Path) -> str:
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise EmbeddingGemmaError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _memory_mb() -> float:
+    """Peak of the process; on a Mac the GPU's buffers count in it."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
