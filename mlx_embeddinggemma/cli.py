@@ -46,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of all subcommands; `tests/test_docs.py` reads the README against it."""
     from mlx_embeddinggemma.bench import cli as bench
     from mlx_embeddinggemma.convert import cli as convert
+    from mlx_embeddinggemma.finetune import cli as finetune
 
     parser = argparse.ArgumentParser(
         prog="mlx-embeddinggemma", description="EmbeddingGemma-300m in MLX, on your own machine."
@@ -64,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     command("search", "rank passages of text files by meaning", _search_arguments, _search)
     command("convert", "make a smaller copy of a checkpoint", convert.add_arguments, convert.run)
     command("bench", "measure speed, memory and quality", bench.add_arguments, bench.run)
+    command("finetune", "train a checkpoint on your own pairs", finetune.add_arguments, finetune.run)
     command("verify", "check a checkpoint and this machine", _verify_arguments, _verify)
     return parser
 

@@ -26,15 +26,18 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
 
 
-def save(folder: Path, step: int, parameters: Any, optimizer: Any, keep: int) -> Path:
-    """Writes a checkpoint, then removes all but the last `keep`."""
+def save(folder: Path, step: int, parameters: Any, optimizer: Any) -> Path:
+    """Writes a checkpoint."""
     path = folder / f"step-{step:07}"
     with new_folder(path, replace=True) as partial:
         _save(partial / "parameters.safetensors", parameters)
         _save(partial / "optimizer.safetensors", optimizer)
-    for old in checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
     return path
+
+
+def remove(path: Path) -> None:
+    """Removes a checkpoint, or a finished run's folder."""
+    shutil.rmtree(path)
 
 
 def load(checkpoint: Path) -> tuple[Any, Any]:
@@ -83,8 +86,3 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
             f"{folder} was started with other settings: {'; '.join(differing)}: give the same ones to "
             "resume, or remove the folder to start anew"
         )
-
-
-def remove(folder: Path) -> None:
-    """Removes a finished run's folder."""
-    shutil.rmtree(folder)

@@ -358,8 +358,18 @@ class Run:
         return done, log
 
     def _save(self, step: int, model: Model, optimizer: optim.Adam) -> None:
-        parameters = model.trainable_parameters()
-        state.save(self.folder, step, parameters, optimizer.state, keep=self.settings.average)
+        path = state.save(self.folder, step, model.trainable_parameters(), optimizer.state)
+        for old in set(state.checkpoints(self.folder)) - {*self._averaged(), path}:
+            state.remove(old)
+
+    def _averaged(self) -> list[Path]:
+        """The checkpoints whose mean is the result; one written by an interruption is none of them."""
+        regular = [
+            path
+            for path in state.checkpoints(self.folder)
+            if (step := state.step_of(path)) % self.save_every == 0 or step == self.steps
+        ]
+        return regular[-self.settings.average :]
 
     def _log(self, log: list[dict[str, float]], entry: dict[str, float]) -> None:
         log.append(entry)
@@ -369,7 +379,7 @@ class Run:
     def _write(self, model: Model, log: list[dict[str, float]]) -> None:
         """The mean of the last checkpoints, as the output; then the run's folder goes."""
         total: dict[str, mx.array] = {}
-        saved = state.checkpoints(self.folder)[-self.settings.average :]
+        saved = self._averaged()
         for checkpoint in saved:
             model.update(state.load_parameters(checkpoint))
             for name, weight in tensors(model).items():
