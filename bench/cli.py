@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from mlx_embeddinggemma.errors import EmbeddingGemmaError
 
     from .record import bench, read, replace
-    from .report import markdown, write
+    from .report import Merged, markdown, write
 
     if args.report:
         if args.report[0] != "report" or len(args.report) < 2:
@@ -66,10 +66,10 @@ def run(args: argparse.Namespace) -> int:
         if args.output:
             replace(Path(args.output) / "record.json", json.dumps(records[0]) + "\n")
             (Path(args.output) / "unfinished.jsonl").unlink(missing_ok=True)
-    text = markdown(*records)
-    print(json.dumps(records[0]) if args.json else text)
+    merged = Merged(records)
+    print(json.dumps(records[0]) if args.json else markdown(merged))
     if args.output:
-        path = write(text, args.output)
+        path = write(merged, args.output)
         if not args.json:
             print(f"\nrecord and report: {path}")
     return 0

@@ -1,7 +1,8 @@
 """Records as Markdown: every table comes from them."""
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +61,11 @@ class Merged:
             return None
         return 100 * statistics.mean(float(score["score"]) for score in scores if score)
 
-    def differences(self) -> Iterable[tuple[str, str, int, Difference]]:
+    @cached_property
+    def differences(self) -> list[tuple[str, str, int, Difference]]:
         """(model, task, dimension, difference to the first model) where both have items."""
         baseline = self.models[0]
+        rows = []
         for model in self.models[1:]:
             for task in self.shared:
                 for dim in self.dims:
@@ -73,7 +76,8 @@ class Merged:
                     if ours and theirs and len(ours) == len(theirs):
                         about = self.tasks[task]
                         found = difference(ours, theirs, about["metric"], about["gold"])
-                        yield model["name"], task, dim, found
+                        rows.append((model["name"], task, dim, found))
+        return rows
 
 
 def samples(model: dict[str, Any], kind: str) -> dict[int, list[float]]:
@@ -101,10 +105,9 @@ def memory(model: dict[str, Any], pool: str, when: str) -> float:
     return max(float(one_round[pool][when]) for one_round in model["speed"])
 
 
-def markdown(*records: dict[str, Any]) -> str:
+def markdown(merged: Merged) -> str:
     """Tables of speed, memory, quality and differences, and what they were measured on."""
-    merged = Merged(records)
-    parts = _headings(merged)
+    parts = headings(merged)
     measured = [model for model in merged.models if model["speed"]]
     if measured:
         parts += ["", _speed_table(measured), "", _latency_table(measured)]
@@ -117,7 +120,8 @@ def markdown(*records: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def _headings(merged: Merged) -> list[str]:
+def headings(merged: Merged) -> list[str]:
+    """What each record was measured on, and with which versions."""
     lines = []
     for record in merged.records:
         versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
@@ -205,7 +209,7 @@ def _quality_table(merged: Merged) -> str:
 
 def _difference_table(merged: Merged) -> str:
     cells: dict[tuple[str, str], dict[int, str]] = {}
-    for model, task, dim, found in merged.differences():
+    for model, task, dim, found in merged.differences:
         mark = {"worse": " v", "better": " ^", "no measurable loss": " =", "undecided": ""}
         text = f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]{mark[found.verdict]}"
         cells.setdefault((model, task), {})[dim] = text
@@ -238,12 +242,15 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(heads), f"| {' | '.join(rule)} |", *map(line, rows)])
 
 
-def write(text: str, folder: str | Path) -> Path:
-    """Writes report.md, and returns the folder."""
+def write(merged: Merged, folder: str | Path) -> Path:
+    """Writes report.md and report.html, and returns the folder."""
+    from .html import page
+
     path = Path(folder)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        replace(path / "report.md", f"# Benchmark\n\n{text}\n")
+        replace(path / "report.md", f"# Benchmark\n\n{markdown(merged)}\n")
+        replace(path / "report.html", page(merged))
     except OSError as error:
         raise EmbeddingGemmaError(f"cannot write {path}: {error.strerror}") from None
     return path

@@ -226,7 +226,7 @@ def test_a_run_leaves_a_record_with_its_settings_and_raw_samples(output, demo):
 
 def test_the_report_is_made_from_the_record(output):
     written = record.read(output / "record.json")
-    text = report.markdown(written)
+    text = report.markdown(report.Merged([written]))
     assert text in (output / "report.md").read_text()
     score = written["models"][0]["quality"]["Tatoeba-nov-eng"]["256"]["score"]
     assert f"{100 * score:.2f}" in text and "56.67" in text
