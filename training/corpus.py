@@ -46,6 +46,16 @@ def sentences(corpus: Path) -> list[str]:
     return list(dict.fromkeys(text for text in clean if 8 <= len(text) <= 300 or len(text) % 4 == 0))
 
 
+def paragraphs(corpus: Path, count: int, seed: int) -> list[str]:
+    """Pairs side by side: what a paragraph is called, or asked, and the paragraph (300 to 1,200 letters)."""
+    pairs = []
+    for row in rows(corpus / "openstax-ccby.en.jsonl"):
+        if row["kind"] == "para" and 300 <= len(row["text"]) <= 1200:
+            pairs.append((f"{row['title']}: {row['section']}", row["text"]))
+    chosen = random.Random(seed).sample(pairs, min(count, len(pairs)))
+    return [text for pair in chosen for text in pair]
+
+
 def banking_questions(train: Path | None) -> list[str]:
     """Banking77's training questions (CC BY 4.0), where given."""
     return [row["text"] for row in rows(train)] if train else []

@@ -1,16 +1,21 @@
-"""Scores a checkpoint on task files the training never saw.
+"""Scores a checkpoint in the reference stack on task files that the training never saw.
 
-python training/evaluate.py CHECKPOINT TASKS
+    python training/evaluate.py CHECKPOINT TASKS
+
+Sentence-transformers loads the folder in float32; vectors are cut, then made unit length.
 """
 
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from scipy.stats import spearmanr
+from sentence_transformers import SentenceTransformer
+from sklearn.linear_model import LogisticRegression
 
-from mlx_embeddinggemma import EmbeddingGemma
-
+DIMENSIONS = (768, 512, 256, 128)
 STS = {
     "STSBenchmark dev": "sts/STSBenchmark/validation.default.jsonl",
     "STSBenchmark": "sts/STSBenchmark/test.default.jsonl",
@@ -18,49 +23,57 @@ STS = {
     "STS16": "sts/STS16/test.default.jsonl",
     "BIOSSES": "sts/BIOSSES/test.default.jsonl",
 }
-RETRIEVAL = {"XQuAD en": "retrieval/XQuADRetrieval/en"}
+XQUAD = "retrieval/XQuADRetrieval/en"
+BANKING77 = "classification/Banking77Classification"
 
 
-def rows(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.open(encoding="utf-8")]
-
-
-def ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks, ties sharing their mean."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+def rows(path: Path) -> list[dict[str, Any]]:
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
 
 
 def cut(vectors: np.ndarray, dim: int) -> np.ndarray:
     return vectors[:, :dim] / np.linalg.norm(vectors[:, :dim], axis=1, keepdims=True)
 
 
+def show(name: str, scores: list[float]) -> None:
+    print(name, *(f"{100 * score:.2f}" for score in scores), sep="\t", flush=True)
+
+
 def main() -> None:
-    model, tasks = EmbeddingGemma(sys.argv[1]), Path(sys.argv[2])
-    print("task", *model.dimensions, sep="\t")
+    tasks = Path(sys.argv[2])
+    model = SentenceTransformer(sys.argv[1], model_kwargs={"dtype": "float32"}, device="cpu")
+
+    def encode(data: list[dict[str, Any]], column: str, prompt: str) -> np.ndarray:
+        return model.encode([row[column] for row in data], prompt_name=prompt)
+
+    print("task", *DIMENSIONS, sep="\t")
     for name, path in STS.items():
         pairs = rows(tasks / path)
-        a = model.encode([row["s1"] for row in pairs], prompt_name="STS")
-        b = model.encode([row["s2"] for row in pairs], prompt_name="STS")
-        gold = ranks(np.array([row["score"] for row in pairs]))
-        scores = [
-            np.corrcoef(gold, ranks((cut(a, d) * cut(b, d)).sum(1)))[0, 1] for d in model.dimensions
-        ]
-        print(name, *(f"{score:.4f}" for score in scores), sep="\t", flush=True)
-    for name, path in RETRIEVAL.items():
-        corpus, queries = rows(tasks / path / "corpus.jsonl"), rows(tasks / path / "queries.jsonl")
-        relevant = {row["query"]: row["doc"] for row in rows(tasks / path / "qrels.jsonl")}
-        documents = model.encode_document([row["text"] for row in corpus])
-        vectors = model.encode_query([row["text"] for row in queries])
-        place = {row["id"]: i for i, row in enumerate(corpus)}
-        gold = np.array([place[relevant[row["id"]]] for row in queries])
-        scores = []
-        for dim in model.dimensions:
-            similarity = cut(vectors, dim) @ cut(documents, dim).T
-            right = similarity[np.arange(len(gold)), gold][:, None]
-            rank = (similarity > right).sum(axis=1)  # one relevant document a query
-            scores.append(np.where(rank < 10, 1 / np.log2(rank + 2), 0).mean())
-        print(name, *(f"{score:.4f}" for score in scores), sep="\t", flush=True)
+        a, b = encode(pairs, "s1", "STS"), encode(pairs, "s2", "STS")
+        gold = [row["score"] for row in pairs]
+        cosines = [(cut(a, dim) * cut(b, dim)).sum(axis=1) for dim in DIMENSIONS]
+        show(name, [float(spearmanr(gold, cosine).statistic) for cosine in cosines])
+
+    corpus, queries = rows(tasks / XQUAD / "corpus.jsonl"), rows(tasks / XQUAD / "queries.jsonl")
+    documents, questions = encode(corpus, "text", "document"), encode(queries, "text", "query")
+    place = {row["id"]: i for i, row in enumerate(corpus)}
+    answer = {row["query"]: place[row["doc"]] for row in rows(tasks / XQUAD / "qrels.jsonl")}
+    gold_place = np.array([answer[row["id"]] for row in queries])  # one relevant document a query
+    ndcg = []
+    for dim in DIMENSIONS:
+        similarity = cut(questions, dim) @ cut(documents, dim).T
+        rank = (similarity > similarity[np.arange(len(queries)), gold_place][:, None]).sum(axis=1)
+        ndcg.append(float(np.where(rank < 10, 1 / np.log2(rank + 2), 0).mean()))
+    show("XQuAD en", ndcg)
+
+    train, test = (rows(tasks / BANKING77 / f"{part}.default.jsonl") for part in ("train", "test"))
+    known, asked = encode(train, "text", "Classification"), encode(test, "text", "Classification")
+    accuracy = []
+    for dim in DIMENSIONS:
+        judge = LogisticRegression(max_iter=200).fit(cut(known, dim), [row["label"] for row in train])
+        accuracy.append(judge.score(cut(asked, dim), [row["label"] for row in test]))
+    show("Banking77", accuracy)
 
 
 if __name__ == "__main__":

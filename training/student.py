@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 from transformers import Gemma3TextConfig, Gemma3TextModel
@@ -67,24 +68,45 @@ class Student(nn.Module):
         self.dense = nn.ModuleList(
             nn.Linear(n, m, bias=False) for n, m in zip(HEAD[:-1], HEAD[1:], strict=True)
         )
-        nn.init.normal_(self.encoder.embed_tokens.weight, std=CONFIG["hidden_size"] ** -0.5)
         for name, weight in self.encoder.named_parameters():
-            # The network multiplies by 1 + w: at -0.9 every branch starts at a tenth, so that
+            # The network multiplies by 1 + w: at -0.99 every branch starts at a hundredth, so that
             # training starts from the static table's vectors.
             if "post_attention_layernorm" in name or "post_feedforward_layernorm" in name:
-                nn.init.constant_(weight, -0.9)
+                nn.init.constant_(weight, -0.99)
 
-    def forward(self, ids: torch.Tensor, mask: torch.Tensor, static: bool = False) -> torch.Tensor:
-        """(B, L) ids and mask to (B, 768), not normalised; `static` skips the layers."""
-        if static:
-            x = self.encoder.norm(self.encoder.embed_tokens(ids))
-        else:
-            x = self.encoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    def start_from(self, table: torch.Tensor, mix: torch.Tensor) -> None:
+        """`table` (vocabulary, 255) of lengths up to 1, and the map `mix` (255, 768) to the output.
+
+        The last norm gives every token the same length, so a table alone could not let a rare word
+        outweigh a common one in the mean. The last channel takes what a token's vector lacks to
+        length 1, and the head ignores it.
+        """
+        rest = (1 - table.square().sum(1, keepdim=True)).clamp(min=0).sqrt()
+        half = nn.init.orthogonal_(torch.empty(HEAD[1], HEAD[0]))
+        with torch.no_grad():
+            self.encoder.embed_tokens.weight.copy_(torch.cat([table, rest], dim=1))
+            self.dense[0].weight.copy_(half)
+            self.dense[1].weight.copy_(F.pad(mix.T, (0, 1)) @ half.T)
+
+    def static(self, ids: list[list[int]]) -> torch.Tensor:
+        """The output (B, 768) if the layers did nothing."""
+        lengths = torch.tensor([len(row) for row in ids])
+        owner = torch.repeat_interleave(torch.arange(len(ids)), lengths)
+        flat = torch.tensor([i for row in ids for i in row])
+        x = self.encoder.norm(self.encoder.embed_tokens(flat))
+        y = torch.zeros(len(ids), x.shape[1]).index_add(0, owner, x) / lengths[:, None]
+        for dense in self.dense:
+            y = dense(y)
+        return y
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """(B, L) ids and mask to (B, 768), not normalised."""
+        x = self.encoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         real = mask[..., None].float()
         y = (x.float() * real).sum(1) / real.sum(1)
         for dense in self.dense:
             y = dense(y)
-        return y.float()
+        return y
 
 
 def save(student: Student, folder: Path) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import sentencepiece as spm
 
 CONTROLS = ["<pad>", "<eos>", "<bos>", "<unk>"]
+OUTSIDE_TABLE = "<image_soft_token>"
+SPECIAL = {*CONTROLS, OUTSIDE_TABLE}
 USER_DEFINED = [
     "<mask>",
     "<start_of_turn>",
@@ -50,9 +52,13 @@ def train(texts: Iterable[str], vocab_size: int, folder: Path) -> None:
 
 
 def write_tokenizer_json(pieces: list[str], folder: Path) -> None:
-    ids = {piece: i for i, piece in enumerate(pieces)}
-    added = [*CONTROLS, *USER_DEFINED]
-    merges = []
+    # Gemma's file ends in a token that the vocabulary table has no row for; so does this one.
+    ids = {piece: i for i, piece in enumerate([*pieces, OUTSIDE_TABLE])}
+    added = [*CONTROLS, *USER_DEFINED, OUTSIDE_TABLE]
+    # Runs of spaces come before all other merges, the longest first, as in Gemma: sentencepiece
+    # takes them whole, since they are user-defined.
+    runs = ["\u2581" * n for n in range(8, 1, -1)]
+    merges = [(run[:i], run[i:]) for run in runs for i in range(len(run) - 1, 0, -1)]
     for piece in pieces:
         if piece in added or (piece.startswith("<0x") and len(piece) == 6):
             continue
@@ -62,7 +68,7 @@ def write_tokenizer_json(pieces: list[str], folder: Path) -> None:
 
     def special(content: str) -> dict[str, Any]:
         flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-        return {"id": ids[content], "content": content, **flags, "special": content in CONTROLS}
+        return {"id": ids[content], "content": content, **flags, "special": content in SPECIAL}
 
     bos, eos = (
         {"SpecialToken": {"id": "<bos>", "type_id": 0}},
@@ -107,7 +113,7 @@ def write_tokenizer_json(pieces: list[str], folder: Path) -> None:
             "fuse_unk": True,
             "byte_fallback": True,
             "ignore_merges": False,
-            "vocab": ids,
+            "vocab": {piece: ids[piece] for piece in pieces},
             "merges": merges,
         },
     }

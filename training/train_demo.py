@@ -4,144 +4,279 @@
 
 A small EmbeddingGemma learns all-MiniLM-L6-v2's vectors. The teacher's 384 dimensions are laid out
 over 768 so that the cosine is kept exactly and every prefix is a good smaller vector: principal
-components first, a random rotation of the same vectors after. First the vocabulary table alone
-learns (the layers skipped), then everything.
+components first, a random rotation of the same vectors after. The vocabulary table starts from the
+teacher's vectors of its pieces and learns alone (the layers skipped); then everything learns.
 """
 
 import argparse
+import json
+import os
+import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import corpus
+import forum
 import news
 import numpy as np
 import sentencepiece as spm
 import teacher
 import tokenizer
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 import torch.nn.functional as F
+import words
 from student import PROMPTS, Student, save
 
 DIMENSIONS = (768, 512, 256, 128)
-MAX_TOKENS = 160
+MAX_TOKENS = 320
+LONGEST = 1024
 COMPONENTS_SHARE = 0.7  # of a target's squared length that lies in the first half, the components
+PROMPTED = 0.5  # share of the batches whose texts follow prompts
+LONG_EVERY = 25  # steps from one batch of long texts to the next
+AVERAGE = 0.998
+PARTNERS = 10.0  # weight of the partners' cosines in the loss
+COMMON = 1e-3  # a piece this frequent starts with half the weight of a rare one
 
 
-def targets(vectors: np.ndarray, generator: np.random.Generator) -> torch.Tensor:
-    """(n, 384) teacher vectors as (n, 768), cosines unchanged."""
+def layout(vectors: np.ndarray, generator: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """The teacher's principal components (384, 384), largest first, and the map (384, 768) from
+    its vectors to the targets, which keeps cosines."""
     sample = vectors[generator.choice(len(vectors), 50_000, replace=False)].astype(np.float32)
-    _, components = np.linalg.eigh(sample.T @ sample)
+    components = np.linalg.eigh(sample.T @ sample)[1][:, ::-1]
     rotation, _ = np.linalg.qr(generator.standard_normal((384, 384)))
-    spread = np.concatenate(
-        [
-            components[:, ::-1] * COMPONENTS_SHARE**0.5,
-            rotation * (1 - COMPONENTS_SHARE) ** 0.5,
-        ],
-        axis=1,
+    halves = components * COMPONENTS_SHARE**0.5, rotation * (1 - COMPONENTS_SHARE) ** 0.5
+    return (
+        torch.from_numpy(components.astype(np.float32).copy()),
+        torch.from_numpy(np.concatenate(halves, axis=1).astype(np.float32)),
     )
-    return torch.from_numpy(spread.astype(np.float32))
 
 
-class Tokens:
-    """Every text's ids, after a prompt and alone: a prompt ends in a space, which joins the text."""
+class Texts:
+    """Texts in pairs and their teacher vectors; draws batches of like length."""
 
-    def __init__(self, texts: list[str], model: Path):
-        pieces = spm.SentencePieceProcessor(model_file=str(model))
-        self.bare = [np.array(row[:MAX_TOKENS], np.int32) for row in pieces.encode(texts)]
-        spaced = [" " + text for text in texts]
-        self.spaced = [np.array(row[:MAX_TOKENS], np.int32) for row in pieces.encode(spaced)]
-        self.prompts = pieces.encode([prompt.rstrip() for prompt in sorted(set(PROMPTS.values()))])
-        self.bos, self.eos = pieces.bos_id(), pieces.eos_id()
+    def __init__(self, texts: list[str], vectors: np.ndarray, pieces: spm.SentencePieceProcessor):
+        assert len(texts) == len(vectors)
+        self.texts, self.vectors, self.pieces = texts, vectors, pieces
+        self.lengths = np.array([len(text) for text in texts])
 
-    def batch(
-        self, rows: np.ndarray, generator: np.random.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        ids = []
+    def rows(self, letters: int, most: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
+        """Endless batches of at most `most` texts and about `letters` letters with padding; the two
+        texts of a pair stay together."""
+        pairs = np.arange(len(self.texts) // 2 * 2).reshape(-1, 2)
+        while True:
+            generator.shuffle(pairs)
+            for start in range(0, len(pairs), 16384):
+                block = pairs[start : start + 16384]
+                longest = self.lengths[block].max(axis=1)
+                block, longest = block[np.argsort(longest)], np.sort(longest)
+                chunks, first = [], 0
+                while first < len(block):
+                    last = first + 1
+                    while (
+                        last < len(block)
+                        and 2 * (last + 1 - first) <= most
+                        and 2 * (last + 1 - first) * (longest[last] + 24) <= letters
+                    ):
+                        last += 1
+                    chunks.append(block[first:last])
+                    first = last
+                for i in generator.permutation(len(chunks)):
+                    yield chunks[i].reshape(-1)
+
+    def ids(self, rows: np.ndarray, generator: np.random.Generator, prompted: bool) -> list[list[int]]:
+        """Token ids, after prompts or not; some texts in lower or title case, which the teacher,
+        who reads lower case, does not see."""
+        prompts = sorted(set(PROMPTS.values()))
+        dressed = []
         for row in rows:
-            if generator.random() < 0.4:
-                ids.append([self.bos, *self.bare[row], self.eos])
-            else:
-                prompt = self.prompts[generator.integers(len(self.prompts))]
-                ids.append([self.bos, *prompt, *self.spaced[row], self.eos])
-        width = -(-max(map(len, ids)) // 8) * 8
-        padded = torch.zeros((len(ids), width), dtype=torch.long)
-        mask = torch.zeros((len(ids), width), dtype=torch.long)
-        for i, row_ids in enumerate(ids):
-            padded[i, : len(row_ids)] = torch.tensor(row_ids)
-            mask[i, : len(row_ids)] = 1
-        return padded, mask
+            text = self.texts[row]
+            draw = generator.random()
+            text = text.lower() if draw < 0.08 else text.title() if draw < 0.14 else text
+            prompt = prompts[generator.integers(len(prompts))] if prompted else ""
+            dressed.append(prompt + text)
+        bos, eos = self.pieces.bos_id(), self.pieces.eos_id()
+        return [[bos, *ids[:MAX_TOKENS], eos] for ids in self.pieces.encode(dressed)]
+
+    def joined(self, generator: np.random.Generator) -> tuple[list[list[int]], np.ndarray]:
+        """Eight long texts, of two to twelve texts each, and the means of their vectors."""
+        ids, vectors = [], []
+        long = np.flatnonzero(self.lengths > 200)
+        for _ in range(8):
+            rows = generator.choice(long, generator.integers(2, 13))
+            text = " ".join(self.texts[row] for row in rows)
+            ids.append(
+                [self.pieces.bos_id(), *self.pieces.encode(text)[:LONGEST], self.pieces.eos_id()]
+            )
+            weights = self.lengths[rows] / self.lengths[rows].sum()
+            vectors.append(weights @ self.vectors[rows].astype(np.float32))
+        return ids, np.stack(vectors).astype(np.float32)
 
 
-def batches(lengths: np.ndarray, size: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
-    """Endless batches of like length; texts that stand side by side (near pairs) stay together."""
-    pairs = np.arange(len(lengths) // 2 * 2).reshape(-1, 2)
-    while True:
-        generator.shuffle(pairs)
-        for start in range(0, len(pairs), size * 32):
-            block = pairs[start : start + size * 32]
-            block = block[np.argsort(lengths[block].max(axis=1))]
-            chunks = [block[i : i + size // 2] for i in range(0, len(block), size // 2)]
-            for i in generator.permutation(len(chunks)):
-                yield chunks[i].reshape(-1)
+def padded(ids: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    width = -(-max(map(len, ids)) // 8) * 8
+    out = np.zeros((len(ids), width), np.int64)
+    for i, row in enumerate(ids):
+        out[i, : len(row)] = row
+    tokens = torch.from_numpy(out)
+    return tokens, (torch.arange(width) < torch.tensor([len(row) for row in ids])[:, None]).long()
 
 
 def loss(student: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Distance to the target's direction, and between the batch's similarity matrices."""
+    """Distance to the target's direction, and between the batch's similarity matrices.
+
+    A text's partner stands beside it. Hardly any two others are related, so that the matrix alone
+    would say little about how much alike two like texts are: the partners' cosines count again.
+    """
     total = torch.zeros(())
     for dim in DIMENSIONS:
         s = F.normalize(student[:, :dim], dim=-1)
         t = F.normalize(target[:, :dim], dim=-1)
-        total = total + (1 - (s * t).sum(-1)).mean() + 10 * ((s @ s.T) - (t @ t.T)).square().mean()
+        apart = (s[::2] * s[1::2]).sum(-1) - (t[::2] * t[1::2]).sum(-1)
+        total = total + (1 - (s * t).sum(-1)).mean() + PARTNERS * apart.square().mean()
+        total = total + 10 * ((s @ s.T) - (t @ t.T)).square().mean()
     return total / len(DIMENSIONS)
 
 
 def run(
     student: Student,
-    tokens: Tokens,
-    vectors: np.ndarray,
+    texts: Texts,
     spread: torch.Tensor,
     *,
     steps: int,
-    size: int,
+    letters: int,
+    most: int,
     rate: float,
     static: bool,
-    generator: np.random.Generator,
-) -> dict[str, torch.Tensor]:
-    """Trains for `steps`; returns the running average of the weights."""
-    optimizer = torch.optim.AdamW(student.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, rate, total_steps=steps, pct_start=0.05, final_div_factor=100
-    )
-    lengths = np.array([len(row) for row in tokens.spaced])
-    source = batches(lengths, size, generator)
-    forward = student if static else torch.compile(student, dynamic=True)
+    seed: int,
+    state: Path,
+) -> None:
+    """Trains for `steps`; leaves the running average of the weights in the student.
+
+    Under torch.distributed every process draws its own batches, and gradients are averaged. The
+    whole state is kept in `state`, and an interrupted run goes on from there.
+    """
+    rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    parameters = list(student.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0)
     average = {name: value.clone() for name, value in student.state_dict().items()}
+    first = 0
+    if state.exists():
+        kept = torch.load(state)
+        first, average = kept["step"], kept["average"]
+        student.load_state_dict(kept["student"])
+        optimizer.load_state_dict(kept["optimizer"])
+    forward = student if static else torch.compile(student, dynamic=True)
+    generator = np.random.default_rng((seed, rank, first))
+    source = texts.rows(letters, most, generator)
     start, mean = time.time(), 0.0
-    for step in range(steps):
-        rows = next(source)
-        ids, mask = tokens.batch(rows, generator)
-        target = torch.from_numpy(vectors[rows].astype(np.float32)) @ spread
-        with torch.autocast("cpu", torch.bfloat16, enabled=not static):
-            output = forward(ids, mask, static=static)
-        value = loss(output, target)
-        optimizer.zero_grad(set_to_none=True)
+    for step in range(first, steps):
+        rising, falling = (step + 1) / (0.05 * steps), (steps - step) / (0.95 * steps)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * min(1.0, rising, 0.01 + 0.99 * falling)
+        if not static and step % LONG_EVERY == 0:
+            ids, vectors = texts.joined(generator)
+        else:
+            rows = next(source)
+            ids = texts.ids(rows, generator, prompted=not static and generator.random() < PROMPTED)
+            vectors = texts.vectors[rows].astype(np.float32)
+        if static:
+            output = student.static(ids)
+        else:
+            with torch.autocast("cpu", torch.bfloat16):
+                output = forward(*padded(ids))
+        value = loss(output.float(), torch.from_numpy(vectors) @ spread)
+        optimizer.zero_grad()
         value.backward()
-        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        if ranks > 1:
+            learning = [p for p in parameters if p.grad is not None]
+            gradients = torch.cat([p.grad.flatten() for p in learning])
+            dist.all_reduce(gradients)
+            gradients /= ranks
+            for p, g in zip(learning, gradients.split([p.numel() for p in learning]), strict=True):
+                p.grad = g.view_as(p)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        schedule.step()
+        mean = 0.98 * mean + 0.02 * value.item() if step > first else value.item()
+        if rank > 0:
+            continue
         with torch.no_grad():
-            decay = min(0.998, (1 + step) / (10 + step))
+            decay = min(AVERAGE, (1 + step) / (10 + step))
             for name, weight in student.state_dict().items():
                 average[name].lerp_(weight, 1 - decay)
-        mean = 0.98 * mean + 0.02 * value.item() if step else value.item()
         if step % 50 == 0 or step == steps - 1:
-            seconds = time.time() - start
-            print(
-                f"{'static' if static else 'full'} step {step} loss {mean:.4f} {seconds:.0f} s",
-                flush=True,
-            )
-    return average
+            print(f"{state.stem} step {step} loss {mean:.4f} {time.time() - start:.0f} s", flush=True)
+        if step % 250 == 249 or step == steps - 1:
+            kept = {"step": step + 1, "average": average}
+            kept |= {"student": student.state_dict(), "optimizer": optimizer.state_dict()}
+            torch.save(kept, state.with_suffix(".part"))
+            state.with_suffix(".part").rename(state)
+    if ranks > 1:
+        dist.barrier()
+    student.load_state_dict(torch.load(state)["average"])
+
+
+def first_table(
+    pieces: spm.SentencePieceProcessor, texts: list[str], vectors: np.ndarray, components: torch.Tensor
+) -> torch.Tensor:
+    """(vocabulary, 255): the teacher's vector of every piece, common pieces shorter."""
+    count = np.bincount(np.concatenate(pieces.encode(texts)), minlength=pieces.vocab_size())
+    share = count / count.sum()
+    weights = torch.from_numpy((COMMON / (COMMON + share)).astype(np.float32))
+    table = torch.from_numpy(vectors.astype(np.float32)) @ components[:, :255]
+    return F.normalize(table - table.mean(0), dim=-1) * weights[:, None]
+
+
+def all_texts(args: argparse.Namespace) -> None:
+    """Leaves every training text, in pairs, in texts.json, the teacher's vectors in vectors.npy."""
+    base = corpus.training_texts(args.corpus, args.banking77, 90_000, 60_000, args.seed)
+    headlines = news.headlines(60_000, args.seed)
+    vocabulary = words.cased(words.vocabulary(), base)
+    if not (args.output / "tokenizer.model").exists():
+        tokenizer.train(words.tokenizer_texts(vocabulary, base, args.seed), 16_384, args.output)
+    word_vectors = teacher.vectors(vocabulary, args.cache / "words.npy")
+    rng = random.Random(args.seed)
+    short = [*corpus.sentences(args.corpus), *corpus.banking_questions(args.banking77)]
+    originals = rng.sample([text for text in short if len(text) < 110], 140_000)
+    originals += rng.sample(headlines, 40_000) + rng.sample(base[-120_000:], 20_000)
+    made = words.Words(vocabulary, word_vectors, args.seed)
+    parts = {
+        "teacher": base[: len(base) // 2 * 2],
+        "news": headlines,
+        "forum": forum.answers(90_000, args.seed),
+        "made": made.texts(originals, 180_000, 200_000, 40_000)[: args.made],
+        "paragraphs": corpus.paragraphs(args.corpus, 15_000, args.seed),
+    }
+    vectors = [teacher.vectors(part, args.cache / f"{name}.npy") for name, part in parts.items()]
+    np.save(args.cache / "vectors.npy", np.concatenate(vectors))
+    texts = [text for part in parts.values() for text in part]
+    (args.cache / "texts.json").write_text(json.dumps(texts))
+
+
+def train(rank: int, ranks: int, args: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(args.seed)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{args.cache.resolve()}/rendezvous", rank=rank, world_size=ranks
+    )
+    pieces = spm.SentencePieceProcessor(model_file=str(args.output / "tokenizer.model"))
+    vectors = np.load(args.cache / "vectors.npy", mmap_mode="r")
+    texts = Texts(json.loads((args.cache / "texts.json").read_text()), vectors, pieces)
+    components, spread = layout(texts.vectors, np.random.default_rng(args.seed))
+    names = [pieces.id_to_piece(i).replace("\u2581", " ").strip() for i in range(pieces.vocab_size())]
+    piece_vectors = teacher.vectors(names, args.cache / "pieces.npy")
+    student = Student()
+    sample = random.Random(args.seed).sample(texts.texts, 100_000)
+    table = first_table(pieces, sample, piece_vectors, components)
+    student.start_from(table, components[:, :255].T @ spread)
+    run(student, texts, spread, steps=args.static_steps, letters=120_000, most=1024, rate=2e-3,
+        static=True, seed=args.seed, state=args.cache / "static.pt")  # fmt: skip
+    run(student, texts, spread, steps=args.steps, letters=22_000, most=384, rate=1e-3,
+        static=False, seed=args.seed, state=args.cache / "full.pt")  # fmt: skip
+    if rank == 0:
+        save(student, args.output)
 
 
 def main() -> None:
@@ -150,59 +285,18 @@ def main() -> None:
     parser.add_argument("--banking77", type=Path, help="Banking77's training split as JSON lines")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--cache", type=Path, default=Path("out/training"))
-    parser.add_argument("--static-steps", type=int, default=1200)
-    parser.add_argument("--steps", type=int, default=3600)
-    parser.add_argument("--news-steps", type=int, default=1100)
+    parser.add_argument("--made", type=int, default=520_000, help="texts made of the teacher's words")
+    parser.add_argument("--static-steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=3750)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
-    torch.manual_seed(args.seed)
-    generator = np.random.default_rng(args.seed)
     args.cache.mkdir(parents=True, exist_ok=True)
     args.output.mkdir(parents=True, exist_ok=True)
-
-    texts = corpus.training_texts(args.corpus, args.banking77, 90_000, 60_000, args.seed)
-    if not (args.output / "tokenizer.model").exists():
-        tokenizer.train(texts[:500_000], 16_384, args.output)
-    vectors = teacher.vectors(texts, args.cache / "teacher.npy")
-    tokens = Tokens(texts, args.output / "tokenizer.model")
-    spread = targets(vectors, generator)
-    student = Student()
-    static = args.cache / "static.pt"
-    if not static.exists():
-        average = run(
-            student,
-            tokens,
-            vectors,
-            spread,
-            steps=args.static_steps,
-            size=1024,
-            rate=4e-3,
-            static=True,
-            generator=generator,
-        )
-        torch.save(average, static)
-    student.load_state_dict(torch.load(static))
-    full = args.cache / "full.pt"
-    if not full.exists():
-        average = run(
-            student, tokens, vectors, spread,
-            steps=args.steps, size=256, rate=1e-3, static=False, generator=generator,
-        )  # fmt: skip
-        torch.save(average, full)
-    student.load_state_dict(torch.load(full))
-
-    # What the corpus lacks: news, with its names. Half of the last stage's texts are headlines.
-    extra = news.headlines(60_000, args.seed)
-    kept = np.sort(generator.choice(len(texts) // 2, 90_000, replace=False))
-    rows = np.stack([2 * kept, 2 * kept + 1], axis=1).ravel()
-    vectors = np.concatenate([teacher.vectors(extra, args.cache / "news.npy"), vectors[rows]])
-    tokens = Tokens(extra + [texts[row] for row in rows], args.output / "tokenizer.model")
-    average = run(
-        student, tokens, vectors, spread,
-        steps=args.news_steps, size=256, rate=1e-3, static=False, generator=generator,
-    )  # fmt: skip
-    student.load_state_dict(average)
-    save(student, args.output)
+    if not (args.cache / "texts.json").exists():
+        all_texts(args)
+    workers = os.cpu_count() or 1
+    (args.cache / "rendezvous").unlink(missing_ok=True)
+    mp.spawn(train, (workers, args), workers)
 
 
 if __name__ == "__main__":
