@@ -1,5 +1,6 @@
 """Folders that are written whole or not at all."""
 
+import fcntl
 import os
 import shutil
 import tempfile
@@ -14,8 +15,8 @@ from mlx_embeddinggemma.errors import EmbeddingGemmaError
 def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yields an empty temporary sibling of `target` that becomes `target` when the block succeeds.
 
-    Whatever ends the block early, `target` stays as it was and the sibling is removed (a killed
-    process leaves a sibling named `.{target}.partial-*`, never half a `target`).
+    Whatever ends the block early, `target` stays as it was and the sibling is removed. A killed
+    process leaves a sibling, `.{target}.partial-*`, never half a `target`; the next call removes it.
 
     Args:
         target: the folder to write.
@@ -30,7 +31,10 @@ def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
         raise EmbeddingGemmaError(f"{target} is a file; expected a folder")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        _recover(target)
         partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
+        alive = os.open(partial, os.O_RDONLY)
+        fcntl.flock(alive, fcntl.LOCK_EX)  # let go when this process ends, however it ends
     except OSError as error:
         raise EmbeddingGemmaError(f"cannot write {target}: {error.strerror}") from None
     try:
@@ -46,7 +50,37 @@ def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     except OSError as error:
         raise EmbeddingGemmaError(f"writing {target} failed: {error.strerror or error}") from None
     finally:
+        os.close(alive)
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _recover(target: Path) -> None:
+    """Cleans up after killed processes: puts back a folder just moved away, removes the rest."""
+    siblings = list(target.parent.iterdir())
+    for old in siblings:
+        if old.name.startswith(f".{target.name}.old-"):
+            if not target.exists() and any(old.iterdir()):
+                os.replace(old, target)
+            else:
+                shutil.rmtree(old, ignore_errors=True)
+    for partial in siblings:
+        if partial.name.startswith(f".{target.name}.partial-") and not _in_use(partial):
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _in_use(folder: Path) -> bool:
+    """Whether the process that writes it lives."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 def _umask() -> int:
