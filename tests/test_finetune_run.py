@@ -167,8 +167,11 @@ def test_a_loss_of_nan_stops_the_run_and_keeps_the_last_good_checkpoint(small, p
         ):
             finetune(small, pairs, tmp_path / "out", **SETTINGS)
     saved = state.checkpoints(tmp_path / "out.run")
+    again = SETTINGS | {"learning_rate": 1e-4}
     assert [path.name for path in saved] == ["step-0000002"]
     assert all(np.isfinite(np.array(w)).all() for _, w in tree_flatten(state.load_parameters(saved[0])))
+    log = finetune(small, pairs, tmp_path / "out", resume=True, **again).log
+    assert [entry["learning_rate"] > 1e-3 for entry in log] == [True] * 2 + [False] * 4
 
 
 def test_a_checkpoint_that_fails_to_be_written_is_absent(tmp_path, monkeypatch):

@@ -47,29 +47,37 @@ def make_batch(dataset: Dataset, chosen: np.ndarray, generator: np.random.Genera
         generator: draws the partner of each labelled text, of the same label.
     """
     rows = [dataset.rows[i] for i in chosen]
-    texts = [list(row.texts) for row in rows]
-    if dataset.kind == "labelled":
-        for i, partner in zip(range(len(rows)), _partners(dataset, chosen, generator), strict=True):
-            texts[i].append(dataset.rows[partner].texts[0])
+    texts, columns, padding = columns_of(dataset, chosen, generator)
     score, vector = rows[0].score, rows[0].vector
-    place: dict[str, int] = {}
-    width = max(map(len, texts))
-    columns = np.empty((width, len(rows)), np.int32)
-    padding = np.zeros((width, len(rows)), bool)
-    for i, row in enumerate(texts):
-        padding[len(row) :, i] = True
-        # A row with fewer negatives repeats its positive, and nobody sees the repetition.
-        for j, text in enumerate(row + row[1:2] * (width - len(row))):
-            columns[j, i] = place.setdefault(text, len(place))
     hidden = None
-    if width > 1 and score is None:
+    if len(columns) > 1 and score is None:
         hidden = _hidden(columns, [row.label for row in rows]) | padding[1:].ravel()
     targets = Targets(
         scores=None if score is None else mx.array([row.score for row in rows]),
         hidden=mx.array(hidden) if hidden is not None and hidden.any() else None,
         teacher=None if vector is None else mx.array([[row.vector] for row in rows]),
     )
-    return Batch(list(place), columns, targets)
+    return Batch(texts, columns, targets)
+
+
+def columns_of(
+    dataset: Dataset, chosen: np.ndarray, generator: np.random.Generator
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """The rows' distinct texts, the (columns, B) places of each, and which places are padding."""
+    texts = [list(dataset.rows[i].texts) for i in chosen]
+    if dataset.kind == "labelled":
+        for i, partner in zip(range(len(chosen)), _partners(dataset, chosen, generator), strict=True):
+            texts[i].append(dataset.rows[partner].texts[0])
+    place: dict[str, int] = {}
+    width = max(map(len, texts))
+    columns = np.empty((width, len(chosen)), np.int32)
+    padding = np.zeros((width, len(chosen)), bool)
+    for i, row in enumerate(texts):
+        padding[len(row) :, i] = True
+        # A row with fewer negatives repeats its positive, and nobody sees the repetition.
+        for j, text in enumerate(row + row[1:2] * (width - len(row))):
+            columns[j, i] = place.setdefault(text, len(place))
+    return list(place), columns, padding
 
 
 def _partners(dataset: Dataset, chosen: np.ndarray, generator: np.random.Generator) -> list[int]:

@@ -1,22 +1,26 @@
 """How good the network is on held-out rows, while it learns."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_embeddinggemma.model import Model
 
-from .batches import Batch, make_batch
+from .batches import columns_of, make_batch
 from .data import Dataset
 from .gradients import Ids, embed
 from .losses import Loss
 
-CHUNK = 256  # texts embedded at a time
+CHUNK = 256  # texts embedded, and compared with all others, at a time
 
 
 def evaluate(
-    model: Model, dataset: Dataset, loss: Loss, batch_size: int, tokenize: Callable[[Batch], Ids]
+    model: Model,
+    dataset: Dataset,
+    loss: Loss,
+    batch_size: int,
+    tokenize: Callable[[Sequence[str]], Ids],
 ) -> dict[str, float]:
     """The loss over the rows, and what the kind of data is judged by.
 
@@ -24,37 +28,52 @@ def evaluate(
     `spearman`, labelled texts by `accuracy` (the nearest other text has the same label), each at the
     whole vector's size.
     """
-    generator = np.random.default_rng(0)
     everything = np.arange(len(dataset.rows))
-    whole = make_batch(dataset, everything, generator)
-    ids = tokenize(whole)
-    vectors = np.concatenate(
-        [np.array(embed(model, ids[i : i + CHUNK])) for i in range(0, len(ids), CHUNK)]
-    )
+    generator = np.random.default_rng(0)
+    texts, columns, _ = columns_of(dataset, everything, generator)
+    ids = tokenize(texts)
+    parts = [np.array(embed(model, ids[i : i + CHUNK])) for i in range(0, len(ids), CHUNK)]
+    vectors, place = np.concatenate(parts), {text: i for i, text in enumerate(texts)}
     losses = []
     for start in range(0, len(everything), batch_size):
         batch = make_batch(dataset, everything[start : start + batch_size], generator)
-        place = {text: i for i, text in enumerate(whole.texts)}
         rows = mx.array(vectors[[place[text] for text in batch.texts]])
         losses.append(loss([rows[mx.array(c)] for c in batch.columns], batch.targets).item())
     result = {"loss": float(np.mean(losses))}
-    first = vectors[whole.columns[0]]
     if dataset.kind == "pairs":
-        similarity = first @ vectors[np.unique(whole.columns[1:])].T
-        right = (first * vectors[whole.columns[1]]).sum(axis=1)[:, None]
-        # Another passage counts where it is better by more than float32's rounding.
-        rank = 1 + (similarity > right + 1e-6).sum(axis=1)
+        rank = _ranks(vectors, columns)
         result["accuracy"] = float((rank == 1).mean())
         result["mrr@10"] = float(np.where(rank <= 10, 1 / rank, 0).mean())
     elif dataset.kind == "scored":
-        cosine = (first * vectors[whole.columns[1]]).sum(axis=1)
+        cosine = (vectors[columns[0]] * vectors[columns[1]]).sum(axis=1)
         result["spearman"] = _spearman(cosine, np.array([row.score for row in dataset.rows]))
     elif dataset.kind == "labelled":
         labels = np.array([row.label for row in dataset.rows])
-        similarity = first @ first.T
-        np.fill_diagonal(similarity, -np.inf)
-        result["accuracy"] = float((labels[similarity.argmax(axis=1)] == labels).mean())
+        result["accuracy"] = _same_label(vectors[columns[0]], labels)
     return result
+
+
+def _ranks(vectors: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """(n,) rank of each anchor's positive among all passages."""
+    passages = vectors[np.unique(columns[1:])].T
+    ranks = []
+    for start in range(0, columns.shape[1], CHUNK):
+        anchors, positives = (vectors[column[start : start + CHUNK]] for column in columns[:2])
+        right = (anchors * positives).sum(axis=1, keepdims=True)
+        # Another passage counts where it is better by more than float32's rounding.
+        ranks.append(1 + (anchors @ passages > right + 1e-6).sum(axis=1))
+    return np.concatenate(ranks)
+
+
+def _same_label(vectors: np.ndarray, labels: np.ndarray) -> float:
+    """How often the nearest other text has the same label."""
+    right = 0
+    for start in range(0, len(vectors), CHUNK):
+        similarity = vectors[start : start + CHUNK] @ vectors.T
+        own = np.arange(len(similarity))
+        similarity[own, start + own] = -np.inf
+        right += (labels[similarity.argmax(axis=1)] == labels[start : start + CHUNK]).sum()
+    return float(right / len(vectors))
 
 
 def _spearman(x: np.ndarray, y: np.ndarray) -> float:

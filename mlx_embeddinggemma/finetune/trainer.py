@@ -24,7 +24,7 @@ from mlx_embeddinggemma.folders import new_folder
 from mlx_embeddinggemma.model import Model
 
 from . import state
-from .batches import Batch, batch_at, steps_per_epoch
+from .batches import batch_at, steps_per_epoch
 from .data import TASKS, read
 from .evaluation import evaluate
 from .export import export
@@ -46,7 +46,7 @@ CLIP = 1.0  # largest norm of a gradient
 
 @dataclass(frozen=True)
 class Settings:
-    """How a run trains; a run resumes with the same ones only.
+    """How a run trains; it resumes with the same ones only, `learning_rate` excepted.
 
     Attributes:
         task: prompts for rows that name none, of `data.TASKS`; by default what fits the data.
@@ -260,7 +260,7 @@ class Run:
     def _step(self, model: Model, optimizer: optim.Adam, step: int) -> dict[str, float]:
         """One update; nothing has changed if the loss or the gradient is not finite."""
         batch = batch_at(self.data, self.batch_size, self.settings.seed, step)
-        ids = self._ids_of(batch)
+        ids = self._ids_of(batch.texts)
         value, gradient = loss_and_gradient(model, self.loss, batch, ids, self.settings.mini_batch_size)
         gradient, norm = optim.clip_grad_norm(gradient, CLIP)
         mx.eval(value, norm, gradient)
@@ -281,11 +281,11 @@ class Run:
 
     def _diverged(self, step: int) -> str:
         saved = state.checkpoints(self.folder)
-        kept = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint was written yet"
+        go_on = f"go on from {saved[-1]} with --resume" if saved else "start again"
         rate = max(learning_rate(i, self.steps, self.settings) for i in range(self.steps))
         return (
             f"the loss became NaN or infinite at step {step}: lower --learning-rate (its peak is "
-            f"{rate:.1e}) or --scale ({self.settings.scale:g}); {kept}"
+            f"{rate:.1e}) and {go_on}"
         )
 
     def _loss(self) -> Loss:
@@ -321,8 +321,8 @@ class Run:
         cut = [row if len(row) <= longest else [*row[: longest - 1], row[-1]] for row in ids]
         return dict(zip(texts, cut, strict=True))
 
-    def _ids_of(self, batch: Batch) -> Ids:
-        return [self.ids[text] for text in batch.texts]
+    def _ids_of(self, texts: Sequence[str]) -> Ids:
+        return [self.ids[text] for text in texts]
 
     def _evaluate(self, model: Model) -> dict[str, float]:
         assert self.held_out is not None
@@ -330,7 +330,7 @@ class Run:
         return {f"eval_{name}": value for name, value in found.items()}
 
     def _open_folder(self, resume: bool) -> None:
-        started = (self.folder / "settings.json").exists()
+        started = bool(state.checkpoints(self.folder))
         if resume:
             if not started:
                 raise EmbeddingGemmaError(f"no run to resume: there is no {self.folder}")
