@@ -8,11 +8,10 @@ import warnings
 from collections.abc import Iterable, Sequence, Sized
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import mlx.core as mx
 import numpy as np
-from tqdm import tqdm
 
 from mlx_embeddinggemma import hub, runtime
 from mlx_embeddinggemma.batching import batches, pad
@@ -23,6 +22,9 @@ from mlx_embeddinggemma.folders import new_folder
 from mlx_embeddinggemma.precision import check_precision, quantize_embeddings
 from mlx_embeddinggemma.prompts import load_prompts, prompt_for, with_title
 from mlx_embeddinggemma.tokenizer import load_tokenizer
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 # Texts tokenized and sorted by length at a time: enough to fill batches of one length, small enough
 # that memory does not grow with the input.
@@ -204,6 +206,8 @@ class EmbeddingGemma:
         show_progress_bar: bool | None,
     ) -> np.ndarray:
         """Chunk after chunk, so that only vectors pile up."""
+        from tqdm import tqdm  # here, because its import takes 5 MB and a third of the time of ours
+
         if not isinstance(texts, Iterable):
             raise TypeError(f"expected a string or an iterable of strings, got {texts!r}")
         texts = [texts] if isinstance(texts, str) else texts
