@@ -4,7 +4,7 @@ BIN := .venv/bin
 # On Linux MLX needs a backend of its own; on a Mac it is Metal.
 EXTRA := $(if $(filter Linux,$(shell uname -s)),[cpu])
 
-.PHONY: demo test lint clean
+.PHONY: demo test bench lint clean
 
 demo: .venv/demo.done
 	rm -rf out/demo
@@ -16,6 +16,14 @@ demo: .venv/demo.done
 
 test: .venv/test.done
 	$(BIN)/python -m pytest
+
+# The demo checkpoint's full matrix; `results/demo` is committed.
+RECIPES := 8bit 4bit mixed q4_0 q8_0
+
+bench: .venv/demo.done
+	$(BIN)/python -m pip install --quiet --editable ".[bench]"
+	for recipe in $(RECIPES); do $(BIN)/mlx-embeddinggemma convert demo out/bench/$$recipe --recipe $$recipe --force || exit 1; done
+	$(BIN)/mlx-embeddinggemma bench --model demo $(addprefix out/bench/,$(RECIPES)) --output results/demo
 
 lint: .venv/test.done
 	$(BIN)/ruff check .
