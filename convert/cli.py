@@ -36,6 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-cosine", type=float, metavar="X", help="fail below this mean cosine to the source"
     )
+    parser.add_argument(
+        "--calibration", metavar="FILE", help="texts for 4bit-tuned, one a line (default: bundled)"
+    )
+    parser.add_argument("--upload-repo", metavar="USER/NAME", help="then put it on the hub")
     parser.add_argument("--dry-run", action="store_true", help="list what would be written")
     parser.add_argument("--list", action="store_true", help="list the recipes")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
@@ -64,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
         dense_from=args.dense_from,
         tokenizer=args.tokenizer,
         min_cosine=args.min_cosine,
+        calibration=args.calibration,
+        upload_repo=args.upload_repo,
         dry_run=args.dry_run,
         progress=True,
     )

@@ -5,11 +5,13 @@ import math
 import resource
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,8 @@ from .recipes import Recipe, find_recipe
 from .sample import SAMPLE
 from .sentencepiece_model import from_json
 from .sources import Source, open_folder
+from .tuning import TEXTS, Packer, plainly, read_texts, tune
+from .upload import check_repo, upload
 from .writer import Piece, nbytes, plan, quantization_table, tensors, write
 
 
@@ -77,6 +81,8 @@ def convert(
     dense_from: str | Path | None = None,
     tokenizer: str | Path | None = None,
     min_cosine: float | None = None,
+    calibration: str | Path | None = None,
+    upload_repo: str | None = None,
     dry_run: bool = False,
     progress: bool = False,
 ) -> Report:
@@ -96,6 +102,9 @@ def convert(
         tokenizer: a folder with tokenizer files, for GGUF files without a usable one.
         min_cosine: fail, and write nothing, where the mean cosine to the source's vectors at the
             full size is lower.
+        calibration: a file of plain texts, one a line, for recipes with a budget; by default the
+            bundled ones.
+        upload_repo: a repository on the hub, such as "user/model-4bit", to put the folder into.
         dry_run: only say what would be written.
         progress: a bar on stderr.
 
@@ -109,11 +118,19 @@ def convert(
     if group_size is not None:
         chosen = chosen.grouped(group_size)
     dtype = _dtype(chosen, dtype)
+    if upload_repo is not None:
+        check_repo(upload_repo)
     if Path(source).suffix == ".gguf" and Path(source).is_file():
         opened = open_gguf(Path(source), dense_from=dense_from, tokenizer=tokenizer)
     else:
         opened = open_folder(source, revision=revision, local_files_only=local_files_only)
-    pieces = plan(opened, chosen, dtype)
+    pack: Packer = plainly
+    if chosen.budget:
+        texts = read_texts(Path(calibration or TEXTS))
+        chosen, pack = tune(opened, chosen, dtype, _ids(opened, texts), progress)
+    elif calibration:
+        raise EmbeddingGemmaError(f"recipe {chosen.name} has no use for calibration texts")
+    pieces = plan(opened, chosen, dtype, pack)
     notes = _notes(opened, chosen, pieces)
     fidelity: Mapping[int, Fidelity] = {}
     inputs: Mapping[str, str] = {}
@@ -130,6 +147,8 @@ def convert(
                     f"mean cosine to the source is {mean:.6f}, expected at least {min_cosine}: "
                     "use a recipe with more bits; nothing was written"
                 )
+        if upload_repo is not None:
+            upload(target, upload_repo)
     return Report(
         source=opened.name,
         revision=opened.revision,
@@ -266,6 +285,15 @@ def _config(source: Source, dtype: str, pieces: Sequence[Piece]) -> dict[str, An
     if table := quantization_table(pieces):
         raw["quantization"] = raw["quantization_config"] = table
     return dict(sorted(raw.items()))
+
+
+def _ids(source: Source, texts: Sequence[str]) -> list[list[int]]:
+    """Tokens of texts, under each of the checkpoint's prompts in turn."""
+    with tempfile.TemporaryDirectory() as folder:
+        _write_tokenizer(Path(folder), source)
+        tokenizer = load_tokenizer(Path(folder), source.config.vocab_size)
+        prompts = sorted(set(load_prompts(Path(folder)).values()) | {""})
+        return tokenizer.encode([p + t for p, t in zip(cycle(prompts), texts, strict=False)])
 
 
 def _sample_ids(folder: Path, source: Source) -> list[list[int]]:

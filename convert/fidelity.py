@@ -85,8 +85,8 @@ def embed(source: Source, ids: Sequence[Sequence[int]]) -> np.ndarray:
 
     A full-size float32 checkpoint holds 425 MB beside its table; this needs 20.
     """
-    model = Model(source.config, _Table(source.matrices[layout.TABLE]), source.dense)
-    _fill(model.norm, "norm", source)
+    model = Model(source.config, Table(source.matrices[layout.TABLE]), source.dense)
+    fill(model.norm, "norm", source)
     streamed: Any = model
     streamed.layers = [_Streamed(layer, f"layers.{i}", source) for i, layer in enumerate(model.layers)]
     streamed.dense = [_Streamed(dense, f"dense.{i}", source) for i, dense in enumerate(model.dense)]
@@ -96,7 +96,7 @@ def embed(source: Source, ids: Sequence[Sequence[int]]) -> np.ndarray:
     return vectors
 
 
-class _Table:
+class Table:
     """The vocabulary table, of which only the rows of the sample are read."""
 
     def __init__(self, matrix: Matrix):
@@ -117,14 +117,15 @@ class _Streamed:
 
     def __call__(self, *inputs: Any) -> Any:
         for name, module in self._module.named_modules():
-            _fill(module, f"{self._path}.{name}".rstrip("."), self._source)
+            fill(module, f"{self._path}.{name}".rstrip("."), self._source)
         result = self._module(*inputs)
         mx.eval(result)
         self._module.update(self._empty)
         return result
 
 
-def _fill(module: object, path: str, source: Source) -> None:
+def fill(module: object, path: str, source: Source) -> None:
+    """Reads the weights of a norm or a linear layer of the network."""
     if isinstance(module, RMSNorm):
         w = source.norms[path]
         module.weight = 1 + w.rows(0, w.shape[0])

@@ -60,12 +60,14 @@ class Recipe:
     Attributes:
         rules: the first pattern (as in file names) that matches a path decides; None keeps floats.
         dtype: of floats and of affine scales, where the recipe needs one; else the caller's choice.
+        budget: bits a weight of the whole; `rules` are then found on calibration texts.
     """
 
     name: str
     description: str
     rules: tuple[tuple[str, Format | None], ...]
     dtype: str | None = None
+    budget: float | None = None
 
     def format_of(self, path: str) -> Format | None:
         """The format of the matrix at `path`, None for floats."""
@@ -83,7 +85,7 @@ class Recipe:
         if group_size not in GROUP_SIZES:
             sizes = ", ".join(map(str, GROUP_SIZES))
             raise EmbeddingGemmaError(f"expected a group size of {sizes}, got {group_size}")
-        if not any(f is not None and f.kind == "affine" for _, f in self.rules):
+        if self.budget or not any(f is not None and f.kind == "affine" for _, f in self.rules):
             raise EmbeddingGemmaError(f"recipe {self.name} has no group size to choose")
         return replace(
             self,
@@ -101,6 +103,12 @@ RECIPES = {
         Recipe("bf16", "16-bit floats", (("*", None),), dtype="bfloat16"),
         Recipe("8bit", "8 bits everywhere", (("*", affine(8)),)),
         Recipe("4bit", "4 bits everywhere", (("*", affine(4)),)),
+        Recipe(
+            "4bit-tuned",
+            "at most 4.7 bits, where and how they do least harm on plain text",
+            (("*", affine(4)),),
+            budget=4.7,
+        ),
         Recipe(
             "mixed",
             "Google's e4_a8_f4_p4: 8 bits for attention, 4 for all else",

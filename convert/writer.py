@@ -16,9 +16,10 @@ import numpy as np
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
 from mlx_embeddinggemma.tensors import NUMPY_DTYPES
 
-from .formats import DTYPES, pack
+from .formats import DTYPES
 from .recipes import Format, Recipe
 from .sources import Matrix, Source
+from .tuning import Packer, plainly
 
 CHUNK = 2**22  # weights in memory at a time: 16 MB as float32
 
@@ -61,21 +62,22 @@ class Piece:
         return sum(nbytes(*tensor) for tensor in self.tensors.values())
 
 
-def plan(source: Source, recipe: Recipe, dtype: str) -> list[Piece]:
+def plan(source: Source, recipe: Recipe, dtype: str, pack: Packer = plainly) -> list[Piece]:
     """What the output holds, in the order of the file; one row of each matrix is read for it."""
     pieces = [
-        _matrix(path, matrix, recipe.format_of(path), dtype) for path, matrix in source.matrices.items()
+        _matrix(path, matrix, recipe.format_of(path), dtype, pack)
+        for path, matrix in source.matrices.items()
     ]
     return pieces + [_floats(path, norm, dtype, None) for path, norm in source.norms.items()]
 
 
-def _matrix(path: str, matrix: Matrix, wanted: Format | None, dtype: str) -> Piece:
+def _matrix(path: str, matrix: Matrix, wanted: Format | None, dtype: str, pack: Packer) -> Piece:
     if wanted is None or matrix.shape[1] % wanted.group_size:
         return _floats(path, matrix, dtype, wanted)
     settings = wanted.settings
 
     def rows(start: int, stop: int) -> dict[str, mx.array]:
-        return _finite(path, pack(_finite_rows(path, matrix, start, stop), wanted, dtype))
+        return _finite(path, pack(path, _finite_rows(path, matrix, start, stop), wanted, dtype))
 
     # Packed so already: carried over bit for bit, never packed twice.
     take = matrix.packed_rows if matrix.settings == settings else rows
