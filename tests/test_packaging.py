@@ -33,7 +33,12 @@ def imports(path: Path) -> set[str]:
 
 def files() -> list[tuple[str, Path]]:
     core = [(path.stem, path) for path in (ROOT / "mlx_embeddinggemma").glob("*.py")]
-    rooms = [(room, path) for room in ("convert", "bench") for path in (ROOT / room).rglob("*.py")]
+    rooms = [
+        (room, path)
+        for room in ("convert", "bench")
+        for path in (ROOT / room).rglob("*.py")
+        if not path.name.startswith("test_")
+    ]
     finetune = (ROOT / "mlx_embeddinggemma" / "finetune").glob("*.py")
     return core + rooms + [("finetune", path) for path in finetune]
 

@@ -43,10 +43,15 @@ class Ours:
 
 class PyTorch:
     def __init__(self, folder: Path, rate: float, attention: str):
-        self.model = AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation=attention)
+        self.model = AutoModel.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation=attention
+        )
         self.model.embed_tokens.weight.requires_grad_(False)
         paths = sorted(folder.glob("*_Dense"))
-        self.head = [torch.nn.Parameter(load_file(p / "model.safetensors")["linear.weight"].float()) for p in paths]
+        self.head = [
+            torch.nn.Parameter(load_file(p / "model.safetensors")["linear.weight"].float())
+            for p in paths
+        ]
         learning = [p for p in self.model.parameters() if p.requires_grad] + self.head
         self.optimizer = torch.optim.Adam(learning, lr=rate)
 
@@ -81,7 +86,10 @@ def main() -> None:
     torch.set_num_threads(runtime.cores())
     encoder = EmbeddingGemma(args.model)
     data = read(args.rows, encoder.prompts)
-    engines = {"ours": Ours(encoder.folder, 1e-4), "PyTorch": PyTorch(encoder.folder, 1e-4, args.attention)}
+    engines = {
+        "ours": Ours(encoder.folder, 1e-4),
+        "PyTorch": PyTorch(encoder.folder, 1e-4, args.attention),
+    }
     rates: dict[str, list[float]] = {name: [] for name in engines}
     for step in range(args.rounds + 1):
         batch = batch_at(data, args.batch_size, 0, step)
@@ -93,7 +101,10 @@ def main() -> None:
             seconds = time.perf_counter() - start
             if step:  # the first one warms up
                 rates[name].append(sum(map(len, ids)) / seconds)
-            print(f"{name} {losses[name]:.4f} {seconds:.2f} s, cpu {time.process_time() - cpu:.2f} s", end="   ")
+            print(
+                f"{name} {losses[name]:.4f} {seconds:.2f} s, cpu {time.process_time() - cpu:.2f} s",
+                end="   ",
+            )
         print(flush=True)
     for name, values in rates.items():
         print(f"{name}: {np.median(values):.0f} tokens/s (median of {len(values)} steps)")
