@@ -10,9 +10,9 @@ demo: .venv/demo.done
 	rm -rf out/demo
 	$(BIN)/mlx-embeddinggemma convert demo out/demo/8bit --recipe 8bit
 	$(BIN)/mlx-embeddinggemma convert demo out/demo/4bit --recipe 4bit
-	$(BIN)/mlx-embeddinggemma search "Which planet is called the Red Planet?" examples/texts --model demo --top-k 3
+	$(BIN)/mlx-embeddinggemma search "Which planet is closest to the Sun?" examples/texts --model demo --top-k 3
 	$(BIN)/mlx-embeddinggemma search "how do I keep basil fresh" examples/texts --model out/demo/4bit --top-k 3
-	$(BIN)/mlx-embeddinggemma bench --model demo out/demo/8bit out/demo/4bit --rounds 1 --output out/demo/bench
+	$(BIN)/mlx-embeddinggemma bench --model demo out/demo/8bit out/demo/4bit --tasks STSBenchmark-captions XQuADRetrieval-en --rounds 1 --output out/demo/bench
 
 test: .venv/test.done
 	$(BIN)/python -m pytest
