@@ -30,6 +30,6 @@ def _fused(gate: mx.array, up: mx.array) -> mx.array:
 
 def _plain(gate: mx.array, up: mx.array) -> mx.array:
     a, b = -log2(e) * LINEAR, -log2(e) * CUBIC
-    # Beyond 126 the gate is shut, and 2**128 would be infinite.
-    exponent = mx.minimum(gate * (a + b * (gate * gate)), 126.0)
+    # At 128 the power is infinite and the gate shut.
+    exponent = mx.minimum(gate * (a + b * (gate * gate)), 128.0)
     return (gate * up / (1 + exp2(exponent.astype(mx.float32)))).astype(gate.dtype)

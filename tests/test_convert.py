@@ -16,7 +16,7 @@ import gguf
 import mlx.core as mx
 import numpy as np
 import pytest
-from mlx_embeddinggemma.convert import RECIPES, convert
+from mlx_embeddinggemma.convert import RECIPES, conversion, convert
 from mlx_embeddinggemma.convert.formats import grid, on_grid, q4_0, q8_0
 from mlx_embeddinggemma.convert.recipes import find_recipe
 from mlx_embeddinggemma.convert.sentencepiece_model import from_json
@@ -58,12 +58,12 @@ def files(folder: Path) -> dict[str, str]:
 def test_every_recipe_gives_a_folder_that_loads_with_the_fidelity_it_claims(recipe, tiny, tmp_path):
     report = convert(tiny, tmp_path / "out", recipe=recipe)
     source, converted = EmbeddingGemma(tiny), EmbeddingGemma(tmp_path / "out")
-    cosine = (source.encode(TEXTS) * converted.encode(TEXTS)).sum(axis=1).mean()
+    # The tuned recipe is calibrated on ordinary sentences: its claim is about such.
+    texts = conversion.SAMPLE if recipe == "4bit-tuned" else TEXTS
+    cosine = (source.encode(texts) * converted.encode(texts)).sum(axis=1).mean()
     claimed = report.fidelity[768].mean
     assert claimed > {"fp32": 0.999999, "bf16": 0.9999}.get(recipe, 0.8)
-    # The tuned recipe is calibrated on ordinary sentences, which these texts are not.
-    share = 4 if recipe == "4bit-tuned" else 0.3
-    assert cosine == pytest.approx(claimed, abs=share * (1 - claimed) + 1e-5)
+    assert cosine == pytest.approx(claimed, abs=0.3 * (1 - claimed) + 1e-5)
 
 
 def test_fp32_keeps_every_weight(tiny, tmp_path):
@@ -396,7 +396,7 @@ def test_a_full_disk_leaves_nothing_and_says_so(tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_kills_leave_the_old_folder_or_the_new_one(tiny, tmp_path):
+def test_fifty_kills_leave_the_old_folder_or_the_new_one(tiny, tmp_path):
     target = tmp_path / "out"
     command = [sys.executable, "-m", "mlx_embeddinggemma", "convert", str(tiny), str(target)]
     command += ["--recipe", "bf16", "--force"]
@@ -404,7 +404,7 @@ def test_kills_leave_the_old_folder_or_the_new_one(tiny, tmp_path):
     subprocess.run(command, check=True, capture_output=True)
     whole, sound = time.perf_counter() - start, files(target)
     rng = np.random.default_rng(3)
-    for _ in range(8):
+    for _ in range(50):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(rng.uniform(0, 1.1 * whole))
         os.kill(process.pid, signal.SIGKILL)
