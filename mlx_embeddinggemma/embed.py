@@ -52,6 +52,7 @@ def embed(
     target = nullcontext(sys.stdout.buffer) if output == "-" else _new_file(Path(output))
     encoder = EmbeddingGemma(model, truncate_dim=dim)
     with source as lines, target as file, WRITERS[kind](file) as writer:
+        writer.write([], encoder.encode([]))  # a file of no vectors is a whole file too
         with tqdm(total=len(texts) or None, unit=" texts", delay=1, disable=None) as bar:
             while chunk := list(islice(lines, CHUNK)):
                 vectors = encoder.encode(chunk, prompt_name=prompt_name, show_progress_bar=False)
@@ -124,13 +125,13 @@ class NpyWriter(JsonlWriter):
     _dim = 0
 
     def __exit__(self, *_: object) -> None:
-        if self._rows:
+        if self._dim:
             self._file.seek(0)
             self._write_header()
 
     def write(self, texts: Sequence[str], vectors: np.ndarray) -> None:
         """Appends a chunk."""
-        if not self._rows:
+        if not self._dim:
             self._dim = vectors.shape[1]
             self._write_header()
         self._rows += len(vectors)
@@ -165,7 +166,7 @@ class ParquetWriter(JsonlWriter):
         """Appends a chunk."""
         pa = self._arrow
         embedding = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
-        table = pa.table({"text": list(texts), "embedding": embedding})
+        table = pa.table({"text": pa.array(texts, pa.string()), "embedding": embedding})
         if self._writer is None:
             self._writer = pa.parquet.ParquetWriter(self._file, table.schema)
         self._writer.write_table(table)

@@ -165,6 +165,13 @@ def library(tmp_path):
     return folder
 
 
+def test_an_empty_file_gives_an_array_of_no_vectors(tmp_path):
+    (tmp_path / "empty.txt").touch()
+    out = tmp_path / "v.npy"
+    run("embed", "--input", tmp_path / "empty.txt", "--model", "demo", "--dim", 128, "--output", out)
+    assert np.load(out).shape == (0, 128)
+
+
 def test_search_finds_the_passage_with_its_file_line_and_title(library):
     done = run("search", "sleepy kitten", library, "--model", "demo", "--top-k", 2, "--json")
     hits = json.loads(done.stdout)
