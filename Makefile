@@ -18,7 +18,7 @@ test: .venv/test.done
 	$(BIN)/python -m pytest
 
 # The demo checkpoint's full matrix; `results/demo` is committed.
-RECIPES := 8bit 4bit mixed q4_0 q8_0
+RECIPES := 8bit 4bit 4bit-tuned mixed q4_0 q8_0
 
 bench: .venv/demo.done
 	$(BIN)/python -m pip install --quiet --editable ".[bench]"

@@ -1,14 +1,25 @@
 """Our encoder beside other engines on the same texts, in turns, as ratios.
 
     python -m mlx_embeddinggemma.bench.compare ENGINE=MODEL [ENGINE=MODEL ...] --texts FILE
+    python -m mlx_embeddinggemma.bench.compare FOLDER --texts FILE       (every engine that is found)
+
+    ours=FOLDER sentence-transformers=FOLDER mlx-embeddings=FOLDER llama.cpp=FILE.gguf
+    onnx=FOLDER|FILE.onnx ollama=NAME tei=URL openai=URL#NAME (also llama.cpp's server)
 
 The first contender is the one that the others are compared with. Every contender lives in a process
-of its own with the same number of threads; they take turns (A B A B), because a machine's speed
-drifts; their vectors are compared with the first one's, so that a fast but wrong engine is seen. An
-engine that does not start is skipped with a line that says why.
+of its own with the same number of threads; they take turns (A B A B) with a pause between, because a
+machine's speed drifts with its heat; their vectors are compared with the first one's, so that a fast
+but wrong engine is seen. An engine that is not installed, not running or does not start is skipped
+with a line that says why. Servers choose their own threads, and their memory is not seen.
+
+The record: {"schema": 1, "when", "machine", "versions", "commit", "model": as in record.py,
+"texts": {"name", "sha256"}, "threads", "rounds", "pause_s", "tokens": {JOB: n}, "contenders":
+[{"engine", "model", "version", "samples_s": {JOB: [s, ...]}, "worst_cosine": {JOB: cosine},
+"peak_mb", "cold_start_s": process start to first vector}]}.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import statistics
@@ -16,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,90 +35,16 @@ import numpy as np
 
 from mlx_embeddinggemma import EmbeddingGemma
 
-from .record import machine
+from . import identity
+from .engines import ENGINES, THREADS
+from .record import replace
 from .report import table
-from .speed import peak_megabytes
+from .speed import text_of
 
-THREADS = 2
-Encode = Callable[[list[str]], np.ndarray]
-
-
-def ours(model: str) -> Encode:
-    """This package."""
-    encoder = EmbeddingGemma(model)
-    return lambda texts: np.asarray(encoder.encode(texts))
-
-
-def sentence_transformers(model: str) -> Encode:
-    """sentence-transformers on PyTorch, float32, its defaults."""
-    import torch
-    from sentence_transformers import SentenceTransformer
-
-    torch.set_num_threads(THREADS)
-    encoder = SentenceTransformer(model, device="cpu", model_kwargs={"dtype": torch.float32})
-    return lambda texts: np.asarray(encoder.encode(texts))
-
-
-def mlx_embeddings(model: str) -> Encode:
-    """mlx-embeddings, batches of 32."""
-    import mlx.core as mx
-    import mlx_embeddings
-
-    encoder, tokenizer = mlx_embeddings.load(model)
-
-    def encode(texts: list[str]) -> np.ndarray:
-        rows = []
-        for i in range(0, len(texts), 32):
-            inputs = tokenizer.batch_encode_plus(
-                texts[i : i + 32], return_tensors="mlx", padding=True, truncation=True, max_length=2048
-            )
-            output = encoder(inputs["input_ids"], attention_mask=inputs["attention_mask"])
-            rows.append(np.array(output.text_embeds.astype(mx.float32)))
-        return np.concatenate(rows)
-
-    return encode
-
-
-def llama_cpp(model: str) -> Encode:
-    """llama.cpp through llama-cpp-python; `model` is a GGUF file."""
-    from llama_cpp import Llama
-
-    encoder = Llama(
-        model,
-        embedding=True,
-        n_ctx=2048,
-        n_batch=2048,
-        n_ubatch=2048,
-        n_threads=THREADS,
-        n_threads_batch=THREADS,
-        verbose=False,
-    )
-    return lambda texts: np.asarray(encoder.embed(texts, normalize=True), np.float32)
-
-
-ENGINES = {
-    "ours": ours,
-    "sentence-transformers": sentence_transformers,
-    "mlx-embeddings": mlx_embeddings,
-    "llama.cpp": llama_cpp,
-}
-
-
-def serve(engine: str, model: str) -> None:
-    """A contender's process: a JSON list of texts a line in, seconds and a file of vectors out."""
-    answer = sys.stdout
-    sys.stdout = sys.stderr
-    encode = ENGINES[engine](model)
-    encode(["warm up"])
-    print(json.dumps({"ready": True}), file=answer, flush=True)
-    for line in sys.stdin:
-        request = json.loads(line)
-        start = time.perf_counter()
-        vectors = encode(request["texts"])
-        seconds = time.perf_counter() - start
-        np.save(request["save"], vectors)
-        result = {"seconds": seconds, "peak_mb": peak_megabytes()}
-        print(json.dumps(result), file=answer, flush=True)
+SCHEMA = 1
+# Tried on a bare FOLDER; each is skipped where it is not found.
+FOUND: tuple[str, ...] = ("ours={0}", "sentence-transformers={0}", "mlx-embeddings={0}", "onnx={0}")
+FOUND += ("ollama=embeddinggemma", "tei=http://localhost:8080")
 
 
 class Contender:
@@ -115,25 +52,28 @@ class Contender:
 
     def __init__(self, name: str, folder: Path):
         self.name = name
+        self.engine, _, self._model = name.partition("=")
         self.samples: dict[str, list[float]] = {}
         self.worst_cosine: dict[str, float] = {}
-        self.peak_mb = 0.0
-        self._vectors = folder / f"{name.replace('/', '_')}.npy"
+        self.peak_mb: float | None = None
+        self._vectors = folder / "vectors.npy"
         # A file, not a pipe: nobody reads it unless the engine fails, and a full pipe would block it.
-        self._errors = (folder / f"{name.replace('/', '_')}.txt").open("w+")
-        engine, _, model = name.partition("=")
+        self._errors = tempfile.TemporaryFile("w+", dir=folder)  # noqa: SIM115
         threads = {name: str(THREADS) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
         started = time.perf_counter()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "mlx_embeddinggemma.bench.compare", "--serve", engine, model],
+            [sys.executable, "-m", "mlx_embeddinggemma.bench.engines", self.engine, self._model],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
             env=os.environ | threads,
         )
-        self.ready = bool(self._answer())
-        self.cold_start = time.perf_counter() - started
+        ready = self._answer()
+        self.ready = bool(ready)
+        self.version = json.loads(ready)["version"] if ready else None
+        local = ENGINES[self.engine].package is not None
+        self.cold_start = time.perf_counter() - started if local else None
 
     def encode(self, job: str, texts: Sequence[str]) -> np.ndarray:
         """Has the texts encoded and keeps the time; (n, dim)."""
@@ -153,8 +93,17 @@ class Contender:
         return (self._errors.read().strip().splitlines() or ["it said nothing"])[-1]
 
     def record(self) -> dict[str, Any]:
-        """What was measured, for JSON."""
-        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        """What was measured, for JSON; of paths only the last name, for records are for sharing."""
+        known = "://" in self._model
+        return {
+            "engine": self.engine,
+            "model": self._model if known else Path(self._model).name,
+            "version": self.version,
+            "samples_s": self.samples,
+            "worst_cosine": self.worst_cosine,
+            "peak_mb": self.peak_mb,
+            "cold_start_s": self.cold_start,
+        }
 
     def close(self) -> None:
         """Ends the process."""
@@ -167,7 +116,7 @@ class Contender:
 
 
 def compare(
-    names: Sequence[str], jobs: dict[str, list[str]], rounds: int, folder: Path
+    names: Sequence[str], jobs: dict[str, list[str]], rounds: int, folder: Path, pause: float = 0
 ) -> list[Contender]:
     """Runs every job on every contender, `rounds` times, in turns.
 
@@ -176,41 +125,82 @@ def compare(
         jobs: texts by name.
         rounds: how often.
         folder: for vectors on their way.
+        pause: seconds before each turn.
 
     Returns:
         The contenders that started.
+
+    Raises:
+        SystemExit: the baseline did not start, or a contender stopped: no figure stands then.
     """
     running = []
     for name in names:
         contender = Contender(name, folder)
         if contender.ready:
             running.append(contender)
-        else:
-            print(f"{name}: skipped: {contender.last_words()}", file=sys.stderr)
-            contender.close()
+            continue
+        if name == names[0]:
+            raise SystemExit(f"{name} did not start: {contender.last_words()}")
+        print(f"{name}: skipped: {contender.last_words()}", file=sys.stderr)
+        contender.close()
     for _ in range(rounds):
         for job, texts in jobs.items():
             baseline = None
             for contender in running:
+                time.sleep(pause)
                 vectors = contender.encode(job, texts)
                 print(f"{job}: {contender.name} {contender.samples[job][-1]:.3f} s", file=sys.stderr)
                 baseline = vectors if baseline is None else baseline
-                cosine = float((vectors * baseline).sum(axis=1).min())
                 worst = contender.worst_cosine.get(job, 1.0)
-                contender.worst_cosine[job] = min(worst, cosine)
+                contender.worst_cosine[job] = min(worst, worst_cosine(vectors, baseline))
     for contender in running:
         contender.close()
     return running
 
 
-def text_of(tokens: int, words: Sequence[str], model: EmbeddingGemma) -> str:
-    """The longest run of the first words that has at most so many tokens."""
-    low, high = 1, len(words)
-    while low < high:
-        middle = (low + high + 1) // 2
-        fits = model.count_tokens([" ".join(words[:middle])])[0] <= tokens
-        low, high = (middle, high) if fits else (low, middle - 1)
-    return " ".join(words[:low])
+def worst_cosine(a: np.ndarray, b: np.ndarray) -> float:
+    """The least cosine of rows of `a` and `b`; 0 where they are not even of one shape."""
+    if a.shape != b.shape:
+        return 0.0
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return float(((a * b).sum(axis=1) / norms).min())
+
+
+def show(record: dict[str, Any]) -> str:
+    """The record as two tables: each job as time and ratio, then what each process took."""
+    contenders = record["contenders"]
+    rows = []
+    for job, tokens in record["tokens"].items():
+        first = statistics.median(contenders[0]["samples_s"][job])
+        for contender in contenders:
+            seconds = statistics.median(contender["samples_s"][job])
+            rows.append(
+                [
+                    job,
+                    label(contender),
+                    f"{seconds * 1000:,.0f}",
+                    f"{tokens / seconds:,.0f}",
+                    f"{seconds / first:.2f}",
+                    f"{contender['worst_cosine'][job]:.7f}",
+                ]
+            )
+    jobs = table(["job", "engine", "ms, median", "tokens/s", "times first", "worst cosine"], rows)
+    rows = [
+        [label(c), *(number(c[key], places) for key, places in (("peak_mb", 0), ("cold_start_s", 2)))]
+        for c in contenders
+    ]
+    return f"{jobs}\n\n{table(['engine', 'peak MB', 'start to first vector, s'], rows)}"
+
+
+def label(contender: dict[str, Any]) -> str:
+    """Engine, its version and the model's name."""
+    named = " ".join(filter(None, (contender["engine"], contender["version"])))
+    return f"{named}: {contender['model']}"
+
+
+def number(value: float | None, places: int) -> str:
+    """With thousands separated; empty where nothing was measured."""
+    return "" if value is None else f"{value:,.{places}f}"
 
 
 def main() -> None:
@@ -218,55 +208,55 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("contenders", nargs="*", metavar="ENGINE=MODEL", help=", ".join(ENGINES))
-    parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
-    parser.add_argument("--texts", type=Path, help="a file with a text a line")
-    parser.add_argument("--lengths", type=int, nargs="*", default=[16, 256], help="of single texts")
+    parser.add_argument("contenders", nargs="+", metavar="ENGINE=MODEL", help=", ".join(ENGINES))
+    parser.add_argument("--texts", type=Path, required=True, help="a file with a text a line")
+    parser.add_argument(
+        "--lengths", type=int, nargs="+", default=[16, 256, 2048], help="of single texts"
+    )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--output", type=Path, help="write the record there")
+    parser.add_argument("--pause", type=float, default=1, metavar="SECONDS", help="before each turn")
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the record there")
     args = parser.parse_args()
-    if args.serve:
-        serve(*args.serve)
-        return
-    if not args.contenders or not args.texts:
-        parser.error("expected ENGINE=MODEL and --texts FILE")
+    names: list[str] = []
     for name in args.contenders:
-        if name.partition("=")[0] not in ENGINES or "=" not in name:
-            parser.error(f"expected ENGINE=MODEL, ENGINE one of {', '.join(ENGINES)}; got {name}")
-    texts = args.texts.read_text(encoding="utf-8").splitlines()
+        names += [name] if "=" in name else [one.format(name) for one in FOUND]
+    for name in names:
+        if name.partition("=")[0] not in ENGINES:
+            usage = ", ".join(f"{engine}={about.model}" for engine, about in ENGINES.items())
+            parser.error(f"expected one of {usage}; got {name}")
+    if not names[0].startswith("ours="):
+        parser.error(f"expected ours=FOLDER first, to count tokens and compare with; got {names[0]}")
+    packed = args.texts.read_bytes()
+    texts = packed.decode().splitlines()
     words = " ".join(texts).split()
-    model = EmbeddingGemma(args.contenders[0].partition("=")[2])
-    jobs = {f"{n:,} tokens": [text_of(n, words, model)] for n in args.lengths}
-    jobs[f"{len(texts):,} texts"] = texts
+    folder = names[0].partition("=")[2]
+    model = EmbeddingGemma(folder)
+    jobs = {f"{len(texts):,} texts": texts}
+    jobs |= {f"{n:,} tokens": [text_of(model, n, words)] for n in args.lengths}
     tokens = {job: sum(model.count_tokens(texts)) for job, texts in jobs.items()}
+    if tokens[f"{max(args.lengths):,} tokens"] < 0.9 * max(args.lengths):
+        parser.error(f"{args.texts} is too short for a text of {max(args.lengths):,} tokens")
     del model
-    with tempfile.TemporaryDirectory() as folder:
-        contenders = compare(args.contenders, jobs, args.rounds, Path(folder))
-    rows = []
-    for job in jobs:
-        first = statistics.median(contenders[0].samples[job])
-        for contender in contenders:
-            seconds = statistics.median(contender.samples[job])
-            rows.append(
-                [
-                    job,
-                    contender.name,
-                    f"{seconds * 1000:,.0f}",
-                    f"{tokens[job] / seconds:,.0f}",
-                    f"{seconds / first:.2f}",
-                    f"{contender.worst_cosine[job]:.7f}",
-                ]
-            )
-    print(table(["job", "engine", "ms, median", "tokens/s", "times first", "worst cosine"], rows))
-    rows = [[c.name, f"{c.peak_mb:,.0f}", f"{c.cold_start:.2f}"] for c in contenders]
-    print("\n" + table(["engine", "peak MB", "cold start, s"], rows))
+    with tempfile.TemporaryDirectory() as scratch:
+        contenders = compare(names, jobs, args.rounds, Path(scratch), args.pause)
+    record = {
+        "schema": SCHEMA,
+        "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "machine": identity.machine(),
+        "versions": identity.versions(),
+        "commit": identity.commit(),
+        "model": identity.model(folder),
+        "texts": {"name": args.texts.name, "sha256": hashlib.sha256(packed).hexdigest()},
+        "threads": THREADS,
+        "rounds": args.rounds,
+        "pause_s": args.pause,
+        "tokens": tokens,
+        "contenders": [contender.record() for contender in contenders],
+    }
+    print(show(record))
     if args.output:
-        record = {
-            "machine": machine(),
-            "tokens": tokens,
-            "contenders": [contender.record() for contender in contenders],
-        }
-        args.output.write_text(json.dumps(record, indent=1) + "\n")
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        replace(args.output, json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

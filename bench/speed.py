@@ -13,7 +13,8 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -82,20 +83,23 @@ def _mac_footprint() -> tuple[float, float]:
     return words[2 + 7] / 2**20, words[2 + 28] / 2**20
 
 
-def text_of(model: Any, tokens: int, start: int = 0) -> str:
-    """Real English of at most that many tokens, bos and eos counted, from a paragraph on."""
-    paragraphs, _ = corpus()
-    words = " ".join(paragraphs[start:] + paragraphs[:start]).split()[:tokens]
-    low, high = 1, len(words)
+def text_of(model: Any, tokens: int, words: Sequence[str]) -> str:
+    """The longest run of the first words that has at most so many tokens, bos and eos counted."""
+    low, high = 1, min(len(words), tokens)
     while low < high:
         middle = (low + high + 1) // 2
-        if model.count_tokens([" ".join(words[:middle])])[0] <= tokens:
-            low = middle
-        else:
-            high = middle - 1
+        fits = model.count_tokens([" ".join(words[:middle])])[0] <= tokens
+        low, high = (middle, high) if fits else (low, middle - 1)
     return " ".join(words[:low])
 
 
+def english(start: int = 0) -> list[str]:
+    """Words of real English, from a paragraph on."""
+    paragraphs, _ = corpus()
+    return " ".join(paragraphs[start:] + paragraphs[:start]).split()
+
+
+@cache
 def corpus() -> tuple[list[str], list[str]]:
     """Paragraphs and questions about them."""
     from .tasks import Retrieval, load
@@ -133,11 +137,11 @@ def main() -> None:
 
     result["latency"] = []
     for length in LENGTHS:
-        text = text_of(model, length)
+        text = text_of(model, length, english())
         samples = _sample(lambda text=text: model.encode(text))  # type: ignore[misc]
         result["latency"].append({"tokens": length, "samples_s": samples})
     result["batches"] = []
-    texts = [text_of(model, 64, start) for start in range(max(BATCH_SIZES))]
+    texts = [text_of(model, 64, english(start)) for start in range(max(BATCH_SIZES))]
     for size in BATCH_SIZES:
         result["batches"].append(_throughput(model, texts[:size]))
     paragraphs, questions = corpus()

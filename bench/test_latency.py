@@ -12,7 +12,7 @@ import os
 from typing import Any
 
 import pytest
-from mlx_embeddinggemma.bench.speed import BATCH_SIZES, LENGTHS, text_of
+from mlx_embeddinggemma.bench.speed import BATCH_SIZES, LENGTHS, english, text_of
 
 from mlx_embeddinggemma import EmbeddingGemma
 
@@ -29,7 +29,7 @@ def model(request: pytest.FixtureRequest) -> EmbeddingGemma:
 def test_latency(benchmark: Any, model: EmbeddingGemma, tokens: int) -> None:
     """One text of that many tokens."""
     benchmark.group = f"{tokens} tokens"
-    text = text_of(model, tokens)
+    text = text_of(model, tokens, english())
     benchmark.extra_info["tokens"] = model.count_tokens([text])[0]
     benchmark.pedantic(model.encode, [text], rounds=5, warmup_rounds=1)
 
@@ -38,6 +38,6 @@ def test_latency(benchmark: Any, model: EmbeddingGemma, tokens: int) -> None:
 def test_throughput(benchmark: Any, model: EmbeddingGemma, size: int) -> None:
     """That many texts of some 64 tokens."""
     benchmark.group = f"{size} texts"
-    texts = [text_of(model, 64, start) for start in range(size)]
+    texts = [text_of(model, 64, english(start)) for start in range(size)]
     benchmark.extra_info["tokens"] = sum(model.count_tokens(texts))
     benchmark.pedantic(model.encode, [texts], rounds=5, warmup_rounds=1)
