@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
 
-BUNDLED = Path(__file__).parent / "tasks"
+BUNDLED = Path(__file__).parent / "bundled"
 ENGLISH = "eng_Latn"
 # Training texts of a class; mteb's default is 8.
 SAMPLES_PER_LABEL = {"AmazonCounterfactualClassification": 32}
