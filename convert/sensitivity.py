@@ -102,11 +102,14 @@ class _Tapped(Linear):
     """A linear layer that keeps its input, and adds a probe to its outputs: its gradient is G."""
 
     def __call__(self, x: mx.array) -> list[mx.array]:
-        self._seen = x
-        parts = super().__call__(x)
+        outputs = super().__call__(x)
         if (probe := self.get("_probe")) is None:
-            return parts
-        return [y + p for y, p in zip(parts, mx.split(probe, self._ends, axis=-1), strict=True)]
+            return outputs
+        # A layer comes part by part of the positions.
+        start = sum(part.shape[1] for part in self._seen)
+        self._seen.append(x)
+        probe = probe[:, start : start + x.shape[1]] if x.ndim > 2 else probe
+        return [y + p for y, p in zip(outputs, mx.split(probe, self._ends, axis=-1), strict=True)]
 
 
 class _Stage:
@@ -146,8 +149,9 @@ class _Stage:
 
         def run(x: mx.array, *probes: mx.array) -> list[mx.array]:
             for tap, probe in zip(taps, probes, strict=True):
-                tap._probe = probe
-            return [self._function(x, *others), *(tap._seen for tap in taps)]
+                tap._probe, tap._seen = probe, []
+            y = self._function(x, *others)
+            return [y, *(mx.concatenate(tap._seen, axis=1) for tap in taps)]
 
         B = x.shape[0]
         place = gradient.shape[:-1]  # (B, L), or (B,) after the mean

@@ -36,18 +36,19 @@ class Span:
     mask: mx.array | None
 
 
-def spans(lengths: np.ndarray, L: int, radius: int | None) -> list[Span]:
-    """Who sees whom in one kind of layer, for a padded batch.
+def spans(lengths: np.ndarray, L: int, radius: int | None, part: slice) -> list[Span]:
+    """Who sees whom in one kind of layer, for a part of a padded batch.
 
     Args:
         lengths: (B,) real tokens of each text; the rest of its L positions is padding.
         L: padded length.
         radius: a sliding layer's reach, `|i - j| <= radius`; None for a full layer.
+        part: the positions whose queries these are; a span's queries count from its start.
     """
     step = runtime.query_block(L)
     result = []
-    for start in range(0, L, step):
-        stop = min(start + step, L)
+    for start in range(part.start, part.stop, step):
+        stop = min(start + step, part.stop)
         first, last = (0, L) if radius is None else (max(0, start - radius), min(L, stop + radius))
         q, k = np.arange(start, stop)[:, None, None], np.arange(first, last)
         mask = np.ones((1, 1, stop - start, 1, last - first), bool)
@@ -56,7 +57,7 @@ def spans(lengths: np.ndarray, L: int, radius: int | None) -> list[Span]:
         if lengths.min() < last:
             mask = mask & (k < lengths[:, None, None, None, None])
         added = None if mask.all() else mx.array(np.where(mask, 0, HIDDEN).astype(np.float32))
-        result.append(Span(slice(start, stop), slice(first, last), added))
+        result.append(Span(slice(start - part.start, stop - part.start), slice(first, last), added))
     return result
 
 
@@ -74,9 +75,9 @@ def attend(
     of L * G rows instead of G of L rows, no key repeated, and with K = 1 nothing moves in memory.
 
     Args:
-        q: (B, L, K * G, d).
-        k: (B, L, K, d).
-        v: (B, L, K, d).
+        q: (B, L, K * G, d), of all positions or a part of them.
+        k: (B, positions, K, d).
+        v: (B, positions, K, d).
         layer_spans: from `spans`.
         scale: factor of the scores.
         power: 2**x, which the CPU's softmax is made of.

@@ -255,7 +255,7 @@ class EmbeddingGemma:
     ) -> np.ndarray:
         """Vectors of token ids, in their order. A zero vector has become NaN on the way."""
         lengths = [len(row) for row in ids]
-        budget = batch_tokens or runtime.batch_tokens(sum(lengths))
+        budget = batch_tokens or runtime.batch_tokens()
 
         def compute(batch: np.ndarray) -> mx.array:
             unit = self.network(*pad([ids[i] for i in batch]))

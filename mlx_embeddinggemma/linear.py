@@ -8,12 +8,6 @@ import mlx.nn as nn
 
 from mlx_embeddinggemma import runtime
 
-# A product of few rows costs what reading the weight costs. OpenBLAS copies the whole weight to pack
-# it, unless the product is small enough for its kernels that read in place: so it gets the weight in
-# pieces of `ROWS` outputs, up to `FEW` rows of input. bench/NOTES.md has the figures.
-FEW = 24
-ROWS = 32
-
 
 class Linear(nn.Module):
     """`x @ W.T` for one weight, or for several that read the same input and are stored as one.
@@ -49,10 +43,7 @@ class Linear(nn.Module):
     def __call__(self, x: mx.array) -> list[mx.array]:
         """(..., inputs) to one (..., outputs) array a part."""
         if not runtime.on_gpu():
-            weight = self.expanded(x.dtype)
-            if x.size // x.shape[-1] <= FEW and weight.shape[0] % ROWS == 0:
-                return list(mx.split(_few_rows(x, weight), self._ends, axis=-1))
-            return [x @ part.T for part in mx.split(weight, self._ends)]
+            return [x @ part.T for part in mx.split(self.expanded(x.dtype), self._ends)]
         if not self._quantization:
             y = x @ self.expanded(x.dtype).T
         else:
@@ -65,10 +56,3 @@ class Linear(nn.Module):
                 **self._quantization,
             ).astype(x.dtype)
         return list(mx.split(y, self._ends, axis=-1))
-
-
-def _few_rows(x: mx.array, weight: mx.array) -> mx.array:
-    """(..., inputs) by (outputs, inputs) to (..., outputs), piece by piece of the weight."""
-    pieces = weight.reshape(-1, ROWS, weight.shape[1]).swapaxes(1, 2)
-    y = x.reshape(1, -1, x.shape[-1]) @ pieces  # (outputs / ROWS, rows, ROWS)
-    return y.swapaxes(0, 1).reshape(*x.shape[:-1], -1)

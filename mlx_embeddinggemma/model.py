@@ -15,6 +15,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from mlx_embeddinggemma import runtime
 from mlx_embeddinggemma.activation import geglu
 from mlx_embeddinggemma.attention import Span, attend, spans
 from mlx_embeddinggemma.config import Config
@@ -34,18 +35,22 @@ class RMSNorm(nn.Module):
         return mx.fast.rms_norm(x, self.weight, self._eps)
 
 
-def rope_table(L: int, d: int, theta: float) -> tuple[mx.array, mx.array]:
-    """Cosine and sine of every position's angles, each (L, 1, d / 2).
+Rope = tuple[mx.array, mx.array]
+
+
+def rope_table(part: slice, d: int, theta: float) -> Rope:
+    """Cosine and sine of the angles at a part's positions, each (positions, 1, d / 2).
 
     Positions times frequencies in float32, as the reference multiplies them: at position 2,047 a
     frequency's last bit moves the angle by 1e-4.
     """
     frequencies = 1.0 / theta ** (np.arange(0, d, 2, dtype=np.float32) / np.float32(d))
-    angles = np.arange(L, dtype=np.float32)[:, None, None] * frequencies.astype(np.float32)
+    positions = np.arange(part.start, part.stop, dtype=np.float32)[:, None, None]
+    angles = positions * frequencies.astype(np.float32)
     return mx.array(np.cos(angles)), mx.array(np.sin(angles))
 
 
-def rotate(x: mx.array, rope: tuple[mx.array, mx.array]) -> mx.array:
+def rotate(x: mx.array, rope: Rope) -> mx.array:
     """Turns the pairs (x[i], x[i + d/2]) of (B, L, heads, d) by their position's angle."""
     cos, sin = rope
     left, right = mx.split(x, 2, axis=-1)
@@ -68,13 +73,13 @@ class Attention(nn.Module):
         self._head_dim = d
         self._scale = config.query_pre_attn_scalar**-0.5
 
-    def __call__(
-        self, x: mx.array, rope: tuple[mx.array, mx.array], layer_spans: Sequence[Span]
-    ) -> mx.array:
-        q, k, v = (part.reshape(*x.shape[:2], -1, self._head_dim) for part in self.qkv_proj(x))
-        q = rotate(self.q_norm(q), rope)
-        k = rotate(self.k_norm(k), rope)
-        return self.o_proj(attend(q, k, v, layer_spans, self._scale, self.power))[0]
+    def project(self, x: mx.array, rope: Rope) -> tuple[mx.array, mx.array, mx.array]:
+        """Queries (B, L, H, d), keys and values (B, L, K, d) of (B, L, D)."""
+        q, k, v = (y.reshape(*x.shape[:2], -1, self._head_dim) for y in self.qkv_proj(x))
+        return rotate(self.q_norm(q), rope), rotate(self.k_norm(k), rope), v
+
+    def __call__(self, q: mx.array, k: mx.array, v: mx.array, seen: Sequence[Span]) -> mx.array:
+        return self.o_proj(attend(q, k, v, seen, self._scale, self.power))[0]
 
 
 class FeedForward(nn.Module):
@@ -105,12 +110,27 @@ class Layer(nn.Module):
         self.mlp = FeedForward(config)
         self.post_feedforward_layernorm = RMSNorm(D, eps)
 
-    def __call__(
-        self, x: mx.array, rope: tuple[mx.array, mx.array], layer_spans: Sequence[Span]
-    ) -> mx.array:
-        attended = self.self_attn(self.input_layernorm(x), rope, layer_spans)
-        x = x + self.post_attention_layernorm(attended)
-        return x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
+    def __call__(self, x: mx.array, ropes: Sequence[Rope], spans: Sequence[Sequence[Span]]) -> mx.array:
+        """(B, L, D) to (B, L, D), part by part of the L positions; parts meet in keys and values.
+
+        Args:
+            x: what the layer below left.
+            ropes: each part's angles.
+            spans: who sees whom in each part.
+        """
+
+        def project(x: mx.array, rope: Rope) -> tuple[mx.array, mx.array, mx.array]:
+            return self.self_attn.project(self.input_layernorm(x), rope)
+
+        def finish(x: mx.array, q: mx.array, seen: Sequence[Span]) -> mx.array:
+            x = x + self.post_attention_layernorm(self.self_attn(q, k, v, seen))
+            return x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
+
+        ends = np.cumsum([len(cos) for cos, _ in ropes])
+        xs = list(mx.split(x, ends[:-1].tolist(), axis=1))
+        qs, ks, vs = map(list, zip(*runtime.each(project, xs, ropes), strict=True))
+        k, v = mx.concatenate(ks, axis=1), mx.concatenate(vs, axis=1)
+        return mx.concatenate(runtime.each(finish, xs, qs, spans), axis=1)
 
 
 class Model(nn.Module):
@@ -147,11 +167,16 @@ class Model(nn.Module):
         config = self._config
         x = self._embed_tokens(ids)
         x = x * mx.array(config.hidden_size**0.5).astype(x.dtype)
-        L = x.shape[1]
+        B, L = ids.shape
+        parts = runtime.parts(B, L)
         radius = {"sliding_attention": config.window_radius, "full_attention": None}
-        seen = {kind: spans(lengths, L, radius[kind]) for kind in set(config.layer_types)}
+        seen = {
+            kind: [spans(lengths, L, radius[kind], part) for part in parts]
+            for kind in set(config.layer_types)
+        }
         ropes = {
-            kind: rope_table(L, config.head_dim, theta) for kind, theta in config.rope_theta.items()
+            kind: [rope_table(part, config.head_dim, theta) for part in parts]
+            for kind, theta in config.rope_theta.items()
         }
         for layer, kind in zip(self.layers, config.layer_types, strict=True):
             x = layer(x, ropes[kind], seen[kind])

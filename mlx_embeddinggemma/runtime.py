@@ -1,15 +1,21 @@
 """What differs from machine to machine, decided in one place."""
 
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from itertools import pairwise
+from math import ceil
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_embeddinggemma import blas
+
+# Tokens of a batch that are worth a CPU core of their own: fewer are faster through products of
+# several threads, which read each weight once. And tokens whose activations fit a core's cache.
+FEWEST, MOST = 256, 512
+
+_streams: list[mx.ThreadLocalStream] = []
 
 
 def on_gpu() -> bool:
@@ -32,13 +38,36 @@ def prepare() -> None:
         mx.set_cache_limit(2**26)
 
 
-def batch_tokens(total: int) -> int:
-    """Tokens a batch holds by default, padding included, when there are `total` in all.
+def batch_tokens() -> int:
+    """Tokens a batch holds by default, padding included: many on a GPU, which wants large products."""
+    return 16_384 if on_gpu() else MOST * cores()
 
-    A GPU wants large products. On the CPU a batch should stay in its core's cache, where MLX's
-    element-wise work is twice as fast, and there should be one for each core.
+
+def parts(B: int, L: int) -> list[slice]:
+    """The parts of `L` positions that `each` gets, of a batch of `B` texts.
+
+    On the CPU MLX runs all but the matrix products of a stream in one thread: each core takes a part
+    of every text, and products keep to one thread.
     """
-    return 16_384 if on_gpu() else max(64, min(512, total // cores()))
+    n = 1 if on_gpu() else max(1, min(cores(), L, B * L // FEWEST))
+    blas.set_threads(1 if n > 1 else cores())
+    if n > 1:
+        n = min(L, n * ceil(B * L / (n * MOST)))
+    return [slice(start, stop) for start, stop in pairwise(L * i // n for i in range(n + 1))]
+
+
+def each(function: Callable[..., Any], *parts: Sequence[Any]) -> list[Any]:
+    """`function` of every part (and of what belongs to it), on all cores where there are several."""
+    if len(parts[0]) == 1:
+        return [function(*(part[0] for part in parts))]
+    while len(_streams) < cores() - 1:
+        _streams.append(mx.new_thread_local_stream(mx.cpu))
+    streams: list[mx.Stream | mx.ThreadLocalStream] = [mx.default_stream(mx.cpu), *_streams]
+    results = []
+    for i, inputs in enumerate(zip(*parts, strict=True)):
+        with mx.stream(streams[i % len(streams)]):
+            results.append(function(*inputs))
+    return results
 
 
 def query_block(length: int) -> int:
@@ -54,48 +83,13 @@ def query_block(length: int) -> int:
 def run_batches(
     compute: Callable[[np.ndarray], mx.array], batches: Iterable[np.ndarray]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Each batch with what `compute` makes of it.
-
-    On a GPU the next batch is prepared while this one runs. On the CPU, where MLX runs everything
-    but the matrix products in one thread, each core gets batches of its own.
-    """
-    if on_gpu():
-        waiting: list[tuple[np.ndarray, mx.array]] = []
-        for batch in batches:
-            result = compute(batch)
-            mx.async_eval(result)
-            waiting.append((batch, result))
-            if len(waiting) > 1:
-                done, result = waiting.pop(0)
-                yield done, np.array(result)
-        yield from ((done, np.array(result)) for done, result in waiting)
-        return
-    listed: Sequence[np.ndarray] = list(batches)
-    if len(listed) < 2 or cores() < 2:
-        yield from ((batch, np.array(compute(batch))) for batch in listed)
-        return
-    with ThreadPoolExecutor(cores()) as pool, _one_blas_thread_each():
-        try:
-            yield from pool.map(lambda batch: (batch, np.array(compute(batch))), listed)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-_lock = threading.Lock()
-_parallel = 0
-
-
-@contextmanager
-def _one_blas_thread_each() -> Iterator[None]:
-    """While batches run side by side, a product uses one thread; several callers may overlap."""
-    global _parallel
-    with _lock:
-        _parallel += 1
-        blas.set_threads(1)
-    try:
-        yield
-    finally:
-        with _lock:
-            _parallel -= 1
-            if not _parallel:
-                blas.set_threads(cores())
+    """Each batch with what `compute` makes of it; the next one is prepared while it runs."""
+    running: tuple[np.ndarray, mx.array] | None = None
+    for batch in batches:
+        result = compute(batch)
+        mx.async_eval(result)
+        if running:
+            yield running[0], np.array(running[1])
+        running = batch, result
+    if running:
+        yield running[0], np.array(running[1])

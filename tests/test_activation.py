@@ -8,13 +8,13 @@ from mlx_embeddinggemma.exponential import exp2
 
 
 def test_powers_of_two_are_within_3e_7_relative():
-    x = np.concatenate([np.linspace(-126, 127, 400_001), [-0.5, 0.5, -1.5, 0, 1, -126]]).astype("f4")
+    x = np.concatenate([np.linspace(-100, 127, 400_001), [-0.5, 0.5, -1.5, 0, 1, -100]]).astype("f4")
     exact = np.exp2(x.astype(np.float64))
     assert (np.abs(np.array(exp2(mx.array(x))) / exact - 1)).max() < 3e-7
 
 
-def test_very_negative_powers_end_at_the_smallest_normal_number():
-    assert np.array(exp2(mx.array([-1e30, -1e4, -127.0]))).max() < 1.3e-38
+def test_very_negative_powers_end_where_their_products_are_still_normal():
+    assert np.array(exp2(mx.array([-1e30, -1e4, -101.0]))).tolist() == [2.0**-100] * 3
 
 
 def test_whole_powers_are_exact():

@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_embeddinggemma import attention, blas, layout, model
+from mlx_embeddinggemma import attention, blas, layout, model, runtime
 from mlx_embeddinggemma import checkpoint as ckpt
 from mlx_embeddinggemma.batching import pad
 from mlx_embeddinggemma.linear import Linear
@@ -143,11 +143,12 @@ def test_every_layer_equals_transformers_on_real_statistics(full_real):
         trace = reference.trace(theirs, ids)
         lengths = np.array([length])
         radius = {"sliding_attention": config.window_radius, "full_attention": None}
+        parts = runtime.parts(1, length)
         for i, kind in enumerate(config.layer_types):
             out = network.layers[i](
                 mx.array(trace.entered[i]),
-                model.rope_table(length, config.head_dim, config.rope_theta[kind]),
-                attention.spans(lengths, length, radius[kind]),
+                [model.rope_table(p, config.head_dim, config.rope_theta[kind]) for p in parts],
+                [attention.spans(lengths, length, radius[kind], p) for p in parts],
             )
             error = np.linalg.norm(np.array(out) - trace.left[i]) / np.linalg.norm(trace.left[i])
             assert error <= LAYER, f"layer {i} at {length} tokens: relative error {error:.1e}"

@@ -26,7 +26,7 @@ Ids = Sequence[Sequence[int]]
 def embed(model: Model, ids: Ids) -> mx.array:
     """Unit vectors (n, size) of token ids, in their order; texts of like length go together."""
     lengths = [len(row) for row in ids]
-    groups = list(batches(lengths, runtime.batch_tokens(sum(lengths))))
+    groups = list(batches(lengths, runtime.batch_tokens()))
     vectors = mx.concatenate([model(*pad([ids[i] for i in group])) for group in groups])
     return vectors[mx.array(np.argsort(np.concatenate(groups)))]
 

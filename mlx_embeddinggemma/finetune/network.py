@@ -16,7 +16,7 @@ from mlx_embeddinggemma import layout, runtime
 from mlx_embeddinggemma.attention import Span
 from mlx_embeddinggemma.checkpoint import Checkpoint, load_model
 from mlx_embeddinggemma.linear import Linear
-from mlx_embeddinggemma.model import Attention, FeedForward, Layer, Model, RMSNorm
+from mlx_embeddinggemma.model import Attention, FeedForward, Layer, Model, RMSNorm, Rope
 
 from .derivatives import exp2, geglu
 from .grids import Grid, grid_of
@@ -76,12 +76,10 @@ class TrainedLinear(Linear):
 class CheckpointedLayer(Layer):
     """A layer that keeps its input only and computes the rest again for the gradient."""
 
-    def __call__(
-        self, x: mx.array, rope: tuple[mx.array, mx.array], layer_spans: Sequence[Span]
-    ) -> mx.array:
+    def __call__(self, x: mx.array, ropes: Sequence[Rope], spans: Sequence[Sequence[Span]]) -> mx.array:
         def run(parameters: Any, x: mx.array) -> mx.array:
             self.update(parameters)
-            return Layer.__call__(self, x, rope, layer_spans)
+            return Layer.__call__(self, x, ropes, spans)
 
         result: mx.array = mx.checkpoint(run)(self.trainable_parameters(), x)
         return result
