@@ -18,6 +18,7 @@ from mlx_embeddinggemma.config import Config
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
 from mlx_embeddinggemma.linear import Linear
 from mlx_embeddinggemma.model import Model, RMSNorm
+from mlx_embeddinggemma.packed import unpack
 from mlx_embeddinggemma.table import VocabularyTable
 from mlx_embeddinggemma.tensors import Tensor, read_headers
 
@@ -258,6 +259,6 @@ def _fill(
         weight = read(f"{path}.weight")
         if s:
             biases = read(f"{path}.biases") if s["mode"] == "affine" else None
-            weight = mx.dequantize(weight, read(f"{path}.scales"), biases, **s)
+            weight = unpack(weight, read(f"{path}.scales"), biases, **s)
         weights.append(weight.astype(dtype) if dequantize or runtime.on_gpu() else weight)
     linear.weight = mx.concatenate(weights)

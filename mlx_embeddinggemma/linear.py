@@ -7,6 +7,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_embeddinggemma import runtime
+from mlx_embeddinggemma.packed import unpack
 
 
 class Linear(nn.Module):
@@ -36,9 +37,8 @@ class Linear(nn.Module):
         """The weight as floats, (sum of outputs, inputs)."""
         if not self._quantization:
             return self.weight.astype(dtype)
-        return mx.dequantize(self.weight, self.scales, self.get("biases"), **self._quantization).astype(
-            dtype
-        )
+        weight = unpack(self.weight, self.scales, self.get("biases"), **self._quantization)
+        return weight.astype(dtype)
 
     def __call__(self, x: mx.array) -> list[mx.array]:
         """(..., inputs) to one (..., outputs) array a part."""

@@ -6,6 +6,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from mlx_embeddinggemma.packed import unpack
 from mlx_embeddinggemma.tensors import Tensor
 
 
@@ -29,5 +30,5 @@ class VocabularyTable:
         rows = {name: tensor.rows(unique) for name, tensor in self._tensors.items()}
         weight = rows["weight"]
         if self._quantization:
-            weight = mx.dequantize(weight, rows["scales"], rows.get("biases"), **self._quantization)
+            weight = unpack(weight, rows["scales"], rows.get("biases"), **self._quantization)
         return weight.astype(self._dtype)[mx.array(inverse.reshape(ids.shape))]
