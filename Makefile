@@ -4,7 +4,7 @@ BIN := .venv/bin
 # On Linux MLX needs a backend of its own; on a Mac it is Metal.
 EXTRA := $(if $(filter Linux,$(shell uname -s)),[cpu])
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test bench readme lint clean
 
 demo: .venv/demo.done
 	rm -rf out/demo
@@ -24,6 +24,10 @@ bench: .venv/demo.done
 	$(BIN)/python -m pip install --quiet --editable ".[bench]"
 	for recipe in $(RECIPES); do $(BIN)/mlx-embeddinggemma convert demo out/bench/$$recipe --recipe $$recipe --force || exit 1; done
 	$(BIN)/mlx-embeddinggemma bench --model demo $(addprefix out/bench/,$(RECIPES)) --output results/demo
+
+# Its tables, from the committed records.
+readme: .venv/demo.done
+	$(BIN)/python -m mlx_embeddinggemma.bench.readme
 
 lint: .venv/test.done
 	$(BIN)/ruff check .

@@ -49,16 +49,8 @@ def run(args: argparse.Namespace) -> int:
         if args.output:
             _make(Path(args.output))
         try:
-            records = [
-                bench(
-                    args.model,
-                    dims=args.dims,
-                    tasks=args.tasks,
-                    data=args.data,
-                    rounds=args.rounds,
-                    output=args.output,
-                )
-            ]
+            options = ("dims", "tasks", "data", "rounds", "output")
+            records = [bench(args.model, **{name: getattr(args, name) for name in options})]
         except KeyboardInterrupt:
             if args.output:
                 print("\nfinished steps are kept: the same command goes on from here", file=sys.stderr)

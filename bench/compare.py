@@ -12,7 +12,7 @@ machine's speed drifts with its heat; their vectors are compared with the first 
 but wrong engine is seen. An engine that is not installed, not running or does not start is skipped
 with a line that says why. Servers choose their own threads, and their memory is not seen.
 
-The record: {"schema": 1, "when", "machine", "versions", "commit", "model": as in record.py,
+The record: {"schema", "when", "machine", "versions", "commit", "model": as in record.py,
 "texts": {"name", "sha256"}, "threads", "rounds", "pause_s", "tokens": {JOB: n}, "contenders":
 [{"engine", "model", "version", "samples_s": {JOB: [s, ...]}, "worst_cosine": {JOB: cosine},
 "peak_mb", "cold_start_s": process start to first vector}]}.
@@ -41,7 +41,7 @@ from .record import replace
 from .report import table
 from .speed import text_of
 
-SCHEMA = 1
+SCHEMA = "compare 1"
 # Tried on a bare FOLDER; each is skipped where it is not found.
 FOUND: tuple[str, ...] = ("ours={0}", "sentence-transformers={0}", "mlx-embeddings={0}", "onnx={0}")
 FOUND += ("ollama=embeddinggemma", "tei=http://localhost:8080")

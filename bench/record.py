@@ -177,8 +177,8 @@ class Journal:
         return self.get(key)
 
 
-def read(path: str | Path) -> dict[str, Any]:
-    """A record from a file.
+def read(path: str | Path, expected: int | str = SCHEMA) -> dict[str, Any]:
+    """A record from a file, of that schema.
 
     Raises:
         EmbeddingGemmaError: not a record, or one of another schema.
@@ -190,9 +190,9 @@ def read(path: str | Path) -> dict[str, Any]:
     except ValueError as error:
         raise EmbeddingGemmaError(f"{path} is not a record of `bench`: {error}") from None
     schema = record.get("schema") if isinstance(record, dict) else None
-    if schema != SCHEMA:
+    if schema != expected:
         raise EmbeddingGemmaError(
-            f"{path}: expected a record of `bench` of schema {SCHEMA}, got {schema}; measure again"
+            f"{path}: expected a record of `bench` of schema {expected}, got {schema}; measure again"
         )
     return dict(record)
 
@@ -267,11 +267,7 @@ def _about(task: Task) -> dict[str, Any]:
         "metric": task.metric,
         "published": published(task.task, task.split, task.subset),
         "note": task.note,
-        "gold": task.gold
-        if isinstance(task, STS)
-        else task.labels
-        if isinstance(task, PairClassification)
-        else None,
+        "gold": task.gold if isinstance(task, (STS, PairClassification)) else None,
     }
 
 

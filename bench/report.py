@@ -124,13 +124,18 @@ def headings(merged: Merged) -> list[str]:
     """What each record was measured on, and with which versions."""
     lines = []
     for record in merged.records:
-        versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
         mark = ""
         if len(merged.machines) > 1:
             mark = f"{chr(ord('A') + merged.machines.index(_machine(record)))}: "
-        commit = f", commit {record['commit']}" if record["commit"] else ""
-        lines.append(f"{mark}{_machine(record)}; {versions}{commit}; {record['when']}")
+        lines.append(mark + on_machine(record))
     return lines
+
+
+def on_machine(record: dict[str, Any]) -> str:
+    """Machine, versions, commit and date of a record."""
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    commit = f", commit {record['commit']}" if record["commit"] else ""
+    return f"{_machine(record)}; {versions}{commit}; {record['when']}"
 
 
 def _machine(record: dict[str, Any]) -> str:
@@ -226,7 +231,7 @@ def _difference_table(merged: Merged) -> str:
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table, padded so that it reads well in a terminal too."""
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-    texts = {"model", "task"}
+    texts = {"", "model", "task", "job", "engine"}
 
     def line(cells: Sequence[str]) -> str:
         padded = (

@@ -5,7 +5,7 @@ mteb makes: a minibatch k-means that is not the same k-means gives other scores.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 
@@ -14,7 +14,16 @@ import numpy as np
 from mlx_embeddinggemma import EmbeddingGemma
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
 
-from .tasks import STS, BitextMining, Classification, Clustering, PairClassification, Retrieval, Task
+from .tasks import (
+    STS,
+    BitextMining,
+    Classification,
+    Clustering,
+    PairClassification,
+    Pairs,
+    Retrieval,
+    Task,
+)
 
 SEED = 42  # mteb's
 EXPERIMENTS = 10  # of mteb's classification and clustering
@@ -182,7 +191,7 @@ def _scorer(task: Task, model: EmbeddingGemma) -> Callable[[int], Score]:
 
 @_scorer.register
 def _(task: STS, model: EmbeddingGemma) -> Callable[[int], Score]:
-    a, b = (model.encode(texts, prompt_name="STS") for texts in (task.first, task.second))
+    a, b = _both(task, model)
     gold = np.array(task.gold)
 
     def at_dim(dim: int) -> Score:
@@ -194,10 +203,8 @@ def _(task: STS, model: EmbeddingGemma) -> Callable[[int], Score]:
 
 @_scorer.register
 def _(task: PairClassification, model: EmbeddingGemma) -> Callable[[int], Score]:
-    a, b = (
-        model.encode(texts, prompt_name="PairClassification") for texts in (task.first, task.second)
-    )
-    labels = np.array(task.labels)
+    a, b = _both(task, model)
+    labels = np.array(task.gold)
 
     def at_dim(dim: int) -> Score:
         x, y = cut(a, dim), cut(b, dim)
@@ -222,7 +229,7 @@ def _(task: Retrieval, model: EmbeddingGemma) -> Callable[[int], Score]:
 
 @_scorer.register
 def _(task: BitextMining, model: EmbeddingGemma) -> Callable[[int], Score]:
-    a, b = (model.encode(texts, prompt_name="BitextMining") for texts in (task.first, task.second))
+    a, b = _both(task, model)
     return lambda dim: _mean(bitext_f1(cut(a, dim) @ cut(b, dim).T))
 
 
@@ -244,6 +251,11 @@ def _(task: Clustering, model: EmbeddingGemma) -> Callable[[int], Score]:
     _need_sklearn(task)
     vectors, labels = model.encode(task.texts, prompt_name="Clustering"), np.array(task.labels)
     return lambda dim: _mean(v_measures(cut(vectors, dim), labels))
+
+
+def _both(task: Pairs, model: EmbeddingGemma) -> Iterator[np.ndarray]:
+    """Vectors of the first sentences, then of the second; the prompts are called as the types are."""
+    return (model.encode(texts, prompt_name=task.type) for texts in (task.first, task.second))
 
 
 def _mean(items: np.ndarray) -> Score:

@@ -62,32 +62,34 @@ class Task:
 
 
 @dataclass(frozen=True)
-class STS(Task):
+class Pairs(Task):
+    """What tasks on pairs of sentences have."""
+
+    first: list[str]
+    second: list[str]
+
+
+@dataclass(frozen=True)
+class STS(Pairs):
     """Pairs of sentences and how alike people found them."""
 
     type, metric = "STS", "Spearman"
-    first: list[str]
-    second: list[str]
     gold: list[float]
 
 
 @dataclass(frozen=True)
-class PairClassification(Task):
+class PairClassification(Pairs):
     """Pairs of sentences that do (1) or do not (0) belong together."""
 
     type, metric = "PairClassification", "AP"
-    first: list[str]
-    second: list[str]
-    labels: list[int]
+    gold: list[int]
 
 
 @dataclass(frozen=True)
-class BitextMining(Task):
+class BitextMining(Pairs):
     """Sentences and their translations, in the same order."""
 
     type, metric = "BitextMining", "F1"
-    first: list[str]
-    second: list[str]
 
 
 @dataclass(frozen=True)
@@ -208,8 +210,7 @@ def _named(
 
 
 def _sts(about: tuple[str, str, str], path: Path) -> STS:
-    first, second, gold = _columns(path, s1=str, s2=str, score=float)
-    return STS(*about, first, second, gold)
+    return STS(*about, *_columns(path, s1=str, s2=str, score=float))
 
 
 def _pair(about: tuple[str, str, str], path: Path) -> PairClassification:

@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 import pytest
-from mlx_embeddinggemma.bench import cli, identity, paired, record, report, scores, speed, tasks
+from mlx_embeddinggemma.bench import cli, identity, paired, readme, record, report, scores, speed, tasks
 
 from mlx_embeddinggemma import EmbeddingGemma, EmbeddingGemmaError
 
@@ -232,6 +232,33 @@ def test_the_report_is_made_from_the_record(output):
     assert f"{100 * score:.2f}" in text and "56.67" in text
     # The two variants are the same files.
     assert "+0.00 [+0.00, +0.00] =" in text
+
+
+def test_a_readmes_table_changes_with_its_record_and_only_with_it(output, tmp_path):
+    written = record.read(output / "record.json")
+    text = "<!-- generated: quality record.json Tatoeba-nov-eng -->\n<!-- end -->\n"
+    (tmp_path / "record.json").write_text(json.dumps(written))
+    made = readme.regenerated(text, tmp_path)
+    score = written["models"][0]["quality"]["Tatoeba-nov-eng"]["256"]
+    assert f"{100 * score['score']:.2f}" in made and "2 differences to demo" in made
+    assert readme.regenerated(made, tmp_path) == made
+    score["score"] += 0.01
+    (tmp_path / "record.json").write_text(json.dumps(written))
+    assert readme.regenerated(made, tmp_path) != made
+
+
+@pytest.mark.parametrize(
+    ("marker", "message"),
+    [
+        ("speed record.json", "marker of `quality` or `engines`, got 'speed'"),
+        ("quality record.json STS99", "no task STS99"),
+        ("engines record.json", "schema compare 1, got 2"),
+        ("quality absent.json", "cannot read .*absent.json"),
+    ],
+)
+def test_a_readmes_marker_that_names_nothing_known_is_an_error(output, marker, message):
+    with pytest.raises(EmbeddingGemmaError, match=message):
+        readme.regenerated(f"<!-- generated: {marker} -->\n<!-- end -->", output)
 
 
 def test_records_of_two_machines_are_compared_with_the_machine_named(output, tmp_path, capsys):

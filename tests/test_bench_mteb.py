@@ -85,7 +85,7 @@ def offline(task):
     if isinstance(task, tasks.STS):
         data[task.split] = pairs(score=task.gold)
     elif isinstance(task, tasks.PairClassification):
-        data[task.split] = pairs(labels=task.labels)
+        data[task.split] = pairs(labels=task.gold)
     elif isinstance(task, tasks.BitextMining):
         left, right = task.subset.split("-")
         columns = {"sentence1": "sentence1", "sentence2": "sentence2"}

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
-from mlx_embeddinggemma.bench import compare, engines, speed
+from mlx_embeddinggemma.bench import compare, engines, readme, speed
 
 from mlx_embeddinggemma import EmbeddingGemma
 
@@ -99,6 +99,7 @@ def test_servers_are_compared_by_their_own_interfaces(server, demo, tmp_path, mo
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_onnx_runtime_agrees_on_padded_batches(tiny, tmp_path):
     for name in ("torch", "sentence_transformers", "onnxscript", "onnxruntime", "tokenizers"):
         pytest.importorskip(name, reason="needs onnxruntime and onnxscript")
@@ -128,6 +129,12 @@ def test_a_folder_stands_for_every_engine_that_is_found(demo, tmp_path, monkeypa
     assert record["model"]["sha256"] and record["machine"]["chip"] and record["versions"]["mlx"]
     (ours,) = record["contenders"]
     assert [len(samples) for samples in ours["samples_s"].values()] == [2, 2, 2]
+    marked = "# A\n<!-- generated: engines a/c.json -->\nold\n<!-- end -->\nB\n"
+    text = readme.regenerated(marked, tmp_path)
+    assert text.startswith("# A\n") and text.endswith("\nB\n") and "old" not in text
+    for row in ("| 27 texts (", "| 64 tokens, ms", "peak memory, MB", "start to first vector, s"):
+        assert row in text
+    assert readme.regenerated(text, tmp_path) == text
     assert str(tmp_path) not in json.dumps(record) and str(demo) not in json.dumps(record)
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from mlx_embeddinggemma.bench import readme
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -53,3 +54,8 @@ def test_every_file_the_readme_links_to_exists():
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile"])
 def test_no_placeholder_is_left(name):
     assert not re.search(r"@[A-Z]+@|TODO|FIXME", (ROOT / name).read_text())
+
+
+def test_the_readmes_tables_are_those_of_the_committed_records():
+    """If not: `make readme`."""
+    assert readme.regenerated(README, ROOT) == README
