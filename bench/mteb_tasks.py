@@ -200,8 +200,10 @@ def evaluate(meta: ModelMeta, task: Any, dims: Sequence[int], cache: Path) -> di
         raise
     except Exception as error:  # whatever the network, the data set or mteb's code may raise
         first_line = str(error).strip().partition("\n")[0][:300]
+        remedy = "; without a network there are the bundled tasks (--tasks quick)"
         raise EmbeddingGemmaError(
             f"mteb could not evaluate {task.metadata.name}: {type(error).__name__}: {first_line}"
+            f"{remedy if isinstance(error, OSError) else ''}"
         ) from error
     finally:
         if model is not None:

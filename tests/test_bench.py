@@ -289,26 +289,22 @@ def test_speed_is_measured_on_real_text_of_the_asked_length(demo):
     assert speed.english()[:64] != speed.english(1)[:64]
 
 
-def test_a_killed_run_goes_on_where_it_stopped(demo, tmp_path):
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_run_goes_on_where_it_stopped(demo, tmp_path, how):
     out = tmp_path / "out"
     argv = [sys.executable, "-m", "mlx_embeddinggemma", "bench", "--model", str(demo), "--rounds", "0"]
-    argv += [
-        "--tasks",
-        "Tatoeba-nov-eng",
-        "STSBenchmark-captions",
-        "--dims",
-        "128",
-        "--output",
-        str(out),
-    ]
-    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    argv += ["--tasks", "Tatoeba-nov-eng", "STSBenchmark-captions", "--dims", "128"]
+    argv += ["--output", str(out)]
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     journal = out / "unfinished.jsonl"
     while not (journal.exists() and len(journal.read_text().splitlines()) == 2):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert not (out / "record.json").exists()
+    process.send_signal(how)
+    printed, said = process.communicate()
+    assert printed == "" and not list(out.glob("re*"))
+    if how == signal.SIGINT:
+        assert process.returncode == 130 and "the same command goes on from here" in said
     first = journal.read_text().splitlines()[1]
     with journal.open("a") as file:
         file.write('["quality half-writ')
@@ -320,14 +316,25 @@ def test_a_killed_run_goes_on_where_it_stopped(demo, tmp_path):
     assert len(quality) == 2
 
 
-def test_a_failed_step_leaves_no_record(demo, tmp_path, monkeypatch):
-    def fail(name):
-        raise EmbeddingGemmaError("measuring it failed: out of memory")
+@pytest.mark.parametrize("step", ["speed.measure", "score"])
+def test_a_failed_step_leaves_no_number(demo, tmp_path, monkeypatch, capsys, step):
+    """The second variant's step fails, when those of the first are measured."""
+    os.symlink(demo, tmp_path / "again")
+    calls = []
 
-    monkeypatch.setattr(speed, "measure", fail)
+    def fail(*_):
+        calls.append(1)
+        if len(calls) == 2:
+            raise EmbeddingGemmaError("out of memory")
+        return {} if step == "speed.measure" else {768: scores.Score(0.5, np.zeros(2))}
+
+    monkeypatch.setattr(f"mlx_embeddinggemma.bench.record.{step}", fail)
+    argv = ["--model", str(demo), str(tmp_path / "again"), "--tasks", "Tatoeba-nov-eng"]
+    argv += ["--rounds", "1" if step == "speed.measure" else "0", "--output", str(tmp_path / "out")]
     with pytest.raises(EmbeddingGemmaError, match="out of memory"):
-        run("--model", str(demo), "--tasks", "Tatoeba-nov-eng", "--output", str(tmp_path / "out"))
-    assert not list(tmp_path.glob("out/re*"))
+        run(*argv)
+    assert len(calls) == 2 and capsys.readouterr().out == ""
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["unfinished.jsonl"]
 
 
 def test_other_steps_are_not_taken_for_those_of_another_run(tmp_path):

@@ -1,6 +1,9 @@
 """Our scores are those that mteb computes with sentence-transformers on the same weights."""
 
+import os
 import shutil
+import subprocess
+import sys
 import tarfile
 
 import numpy as np
@@ -180,3 +183,34 @@ def test_the_mteb_encoder_puts_titles_into_the_prompt(ours):
     )
     expected = ours.encode_document(["It falls.", "Sun"], titles=["Rain", None], truncate_dim=256)
     assert np.abs(vectors - expected).max() < 1e-6
+
+
+def test_presets_are_tasks_that_mteb_knows_and_the_subset_has_all_twelve():
+    from mlx_embeddinggemma.bench import mteb_tasks
+
+    names = {
+        preset: [task.metadata.name for task in mteb_tasks.find([preset])]
+        for preset in mteb_tasks.PRESETS
+    }
+    assert {preset: len(found) for preset, found in names.items()} == {
+        "subset": 25,  # with the 13 of NanoBEIR
+        "english": 41,
+        "multilingual": 131,
+    }
+    assert set(mteb_tasks.TWELVE) < set(names["subset"])
+    for name in set().union(*names.values()):
+        assert mteb.get_task(name).metadata.name == name
+
+
+def test_an_unreachable_hub_is_one_line_and_no_record(demo, tmp_path):
+    argv = ["--model", str(demo), "--tasks", "BIOSSES", "--rounds", "0", "--output", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-m", "mlx_embeddinggemma", "bench", *argv],
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and done.stdout == "" and "Traceback" not in done.stderr
+    assert "mlx-embeddinggemma: mteb could not evaluate BIOSSES: " in done.stderr.splitlines()[-1]
+    assert "--tasks quick" in done.stderr
+    assert not list(tmp_path.glob("re*"))
