@@ -230,6 +230,9 @@ def load_model(checkpoint: Checkpoint, dtype: mx.Dtype, *, dequantize: bool = Fa
             module.weight = (1 + read(f"{path}.weight").astype(mx.float32)).astype(dtype)
         elif isinstance(module, Linear):
             _fill(module, layout.parts(path), quantization, read, dtype, dequantize)
+        else:
+            continue
+        # One at a time, and never a container: its other modules still hold zeros of full size.
         mx.eval(module.parameters())
     bad = sorted(name for name, value in sums.items() if not mx.isfinite(value).item())
     if bad:

@@ -33,19 +33,16 @@ class Linear(nn.Module):
         for name, value in packed.items():
             self[name] = value
 
-    def expanded(self, dtype: mx.Dtype) -> mx.array:
-        """The weight as floats, (sum of outputs, inputs)."""
-        if not self._quantization:
-            return self.weight.astype(dtype)
-        weight = unpack(self.weight, self.scales, self.get("biases"), **self._quantization)
-        return weight.astype(dtype)
+    def floats(self, dtype: mx.Dtype) -> mx.array:
+        """The weight, if it is not packed: (sum of outputs, inputs)."""
+        return self.weight.astype(dtype)
 
     def __call__(self, x: mx.array) -> list[mx.array]:
         """(..., inputs) to one (..., outputs) array a part."""
         if not runtime.on_gpu():
-            return [x @ part.T for part in mx.split(self.expanded(x.dtype), self._ends)]
+            return [x @ weight.T for weight in self._parts(x.dtype)]
         if not self._quantization:
-            y = x @ self.expanded(x.dtype).T
+            y = x @ self.floats(x.dtype).T
         else:
             y = mx.quantized_matmul(
                 x,
@@ -56,3 +53,11 @@ class Linear(nn.Module):
                 **self._quantization,
             ).astype(x.dtype)
         return list(mx.split(y, self._ends, axis=-1))
+
+    def _parts(self, dtype: mx.Dtype) -> list[mx.array]:
+        """The stored weights one by one; packed ones expanded so, in a part of the memory."""
+        if not self._quantization:
+            return list(mx.split(self.floats(dtype), self._ends))
+        names = ("weight", "scales", "biases")
+        split = [mx.split(self[name], self._ends) for name in names if name in self]
+        return [unpack(*part, **self._quantization).astype(dtype) for part in zip(*split, strict=True)]

@@ -7,7 +7,9 @@ import mlx.core as mx
 from mlx_embeddinggemma import runtime
 
 
-def unpack(weight: mx.array, scales: mx.array, biases: mx.array | None, **settings: Any) -> mx.array:
+def unpack(
+    weight: mx.array, scales: mx.array, biases: mx.array | None = None, **settings: Any
+) -> mx.array:
     """The floats (rows, inputs) that packed tensors stand for.
 
     Args:

@@ -35,7 +35,7 @@ def prepare() -> None:
         mx.set_cache_limit(2**30)
     else:
         blas.use_openblas()
-        mx.set_cache_limit(2**26)
+        mx.set_cache_limit(2**24)
 
 
 def batch_tokens() -> int:

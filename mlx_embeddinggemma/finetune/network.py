@@ -59,7 +59,7 @@ class TrainedLinear(Linear):
             return self.weight
         return self.weight + LORA_SCALE * (self.lora_b @ self.lora_a)
 
-    def expanded(self, dtype: mx.Dtype) -> mx.array:
+    def floats(self, dtype: mx.Dtype) -> mx.array:
         """See `Linear`."""
         return (self._grid(self.merged()) if self._grid else self.weight).astype(dtype)
 
