@@ -8,6 +8,7 @@ import checkpoints
 import mlx.core as mx
 import numpy as np
 import pytest
+from mlx.utils import tree_flatten
 
 from mlx_embeddinggemma import EmbeddingGemma, EmbeddingGemmaError, quantize_embeddings
 
@@ -51,6 +52,19 @@ def test_weights_dequantized_once_give_the_same_vectors(tiny, tmp_path, bits):
     assert packed.network.layers[0].mlp.down_proj.weight.dtype == mx.uint32
     assert expanded.network.layers[0].mlp.down_proj.weight.dtype == mx.float32
     assert np.abs(packed.encode(TEXTS) - expanded.encode(TEXTS)).max() <= UNIT
+
+
+def test_loading_packed_weights_takes_their_size_and_not_that_of_floats(tiny, tmp_path):
+    folder = checkpoints.as_mlx_community(tiny, tmp_path / "m", bits=4)
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    model = EmbeddingGemma(folder)
+    held = mx.get_active_memory() - before
+    floats = 4 * sum(
+        8 * w.size for name, w in tree_flatten(model.network.parameters()) if w.dtype == mx.uint32
+    )
+    assert mx.get_peak_memory() - before < held + floats / 4
 
 
 def test_a_string_gives_a_vector_and_a_sequence_a_matrix(model):
