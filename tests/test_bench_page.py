@@ -83,13 +83,24 @@ def test_every_chart_and_table_is_drawn(merged, tmp_path):
         "Latency against length",
         "Memory",
         "What to choose",
-        "Speed and memory",
+        "Size, start and memory",
+        "Speed",
         "Quality",
         "Less bf16",
     ]
     assert "NaN" not in dom and "undefined" not in dom and "Infinity" not in dom
     # A model's name is text, whatever it holds.
     assert "<b>4bit" not in dom and "&lt;/script&gt;&lt;b&gt;4bit" in dom
+
+
+@needs_browser
+def test_a_row_of_differences_holds_every_dimension_with_its_interval(merged, tmp_path):
+    rows = opened(html.page(merged), tmp_path).split("Less bf16")[1].split("<tr>")[2:]
+    assert len(rows) == 4  # two variants, two tasks
+    bad = next(row for row in rows if ">bad<" in row and ">One<" in row)
+    assert re.findall(r'class=" ?worse ?">([^<]*)<', bad) == ["−40.00 [−40.00, −40.00]"] * 2
+    better = next(row for row in rows if "4bit" in row and ">Two<" in row)
+    assert better.count("+10.00 [+10.00, +10.00]") == 2 and "better" in better
 
 
 @needs_browser
@@ -102,7 +113,7 @@ def test_the_pareto_front_leaves_out_what_is_larger_and_worse(merged, tmp_path):
 def test_a_click_on_a_head_sorts_the_table(merged, tmp_path):
     click = """
         const sections = [...document.querySelectorAll("section")];
-        const table = sections.find(s => s.textContent.startsWith("Speed"));
+        const table = sections.find(s => s.textContent.startsWith("Size"));
         const names = () => [...table.querySelectorAll("tbody tr")].map(r => r.cells[0].textContent[0]);
         const button = table.querySelectorAll("th button")[1];
         button.click(); const down = names(); button.click();
