@@ -98,11 +98,11 @@ def engines(one: dict[str, Any]) -> str:
     )
     cosines = [f"{min(c['worst_cosine'].values()):.7f}" for c in contenders[1:]]
     rows.append(["worst cosine to the first", "", *cosines])
-    names = [f"{c['engine']} {c['version'] or ''}".strip() for c in contenders]
+    names = [f"{c['engine']} {c['version'] or ''}: {c['model']}" for c in contenders]
     return (
         f"{on_machine(one)}. {one['threads']} threads each, {one['rounds']} rounds in turns, "
-        f"{one['pause_s']:g} s of pause before each; medians, and from the least to the greatest. "
-        f"Weights: {one['model']['name']}.\n\n" + table(["", *names], rows)
+        f"{one['pause_s']:g} s of pause before each; medians, and from the least to the greatest.\n\n"
+        + table(["", *names], rows)
     )
 
 
