@@ -12,10 +12,10 @@ ROOT = Path(__file__).parent.parent
 RANK = {
     "errors": 0, "folders": 1, "blas": 1, "batching": 1, "precision": 1, "config": 1, "hub": 1,
     "exponential": 1, "runtime": 2, "tensors": 2, "layout": 2,
-    "attention": 3, "linear": 3, "activation": 3, "table": 3, "tokenizer": 3,
-    "model": 4, "checkpoint": 5, "prompts": 6, "encoder": 7,
-    "embed": 8, "search": 8, "verify": 8, "convert": 8, "bench": 8, "finetune": 8,
-    "cli": 9, "__main__": 10,
+    "attention": 3, "packed": 3, "activation": 3, "tokenizer": 3, "linear": 4, "table": 4,
+    "model": 5, "checkpoint": 6, "prompts": 7, "encoder": 8,
+    "embed": 9, "search": 9, "verify": 9, "convert": 9, "bench": 9, "finetune": 9,
+    "cli": 10, "__main__": 11,
 }  # fmt: skip
 HEAVY = {"torch", "transformers", "sentence_transformers", "mteb", "mlx_lm", "scipy", "pandas"}
 
