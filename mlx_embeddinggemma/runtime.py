@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from itertools import pairwise
 from math import ceil
 from typing import Any
@@ -14,8 +15,6 @@ from mlx_embeddinggemma import blas
 # Tokens of a batch that are worth a CPU core of their own: fewer are faster through products of
 # several threads, which read each weight once. And tokens whose activations fit a core's cache.
 FEWEST, MOST = 256, 512
-
-_streams: list[mx.ThreadLocalStream] = []
 
 
 def on_gpu() -> bool:
@@ -47,7 +46,7 @@ def parts(B: int, L: int) -> list[slice]:
     """The parts of `L` positions that `each` gets, of a batch of `B` texts.
 
     On the CPU MLX runs all but the matrix products of a stream in one thread: each core takes a part
-    of every text, and products keep to one thread.
+    of every text, and products keep to one thread, which is set here.
     """
     n = 1 if on_gpu() else max(1, min(cores(), L, B * L // FEWEST))
     blas.set_threads(1 if n > 1 else cores())
@@ -60,14 +59,18 @@ def each(function: Callable[..., Any], *parts: Sequence[Any]) -> list[Any]:
     """`function` of every part (and of what belongs to it), on all cores where there are several."""
     if len(parts[0]) == 1:
         return [function(*(part[0] for part in parts))]
-    while len(_streams) < cores() - 1:
-        _streams.append(mx.new_thread_local_stream(mx.cpu))
-    streams: list[mx.Stream | mx.ThreadLocalStream] = [mx.default_stream(mx.cpu), *_streams]
+    streams: list[mx.Stream | mx.ThreadLocalStream] = [mx.default_stream(mx.cpu), *_other_streams()]
     results = []
     for i, inputs in enumerate(zip(*parts, strict=True)):
         with mx.stream(streams[i % len(streams)]):
             results.append(function(*inputs))
     return results
+
+
+@cache
+def _other_streams() -> list[mx.ThreadLocalStream]:
+    """For every core but the first; each Python thread finds its own streams behind them."""
+    return [mx.new_thread_local_stream(mx.cpu) for _ in range(cores() - 1)]
 
 
 def query_block(length: int) -> int:
