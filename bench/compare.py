@@ -7,9 +7,10 @@
     onnx=FOLDER|FILE.onnx ollama=NAME tei=URL openai=URL#NAME (also llama.cpp's server)
 
 The first contender is the one that the others are compared with. Every contender lives in a process
-of its own with the same number of threads; they take turns (A B A B) with a pause between, because a
-machine's speed drifts with its heat; their vectors are compared with the first one's, so that a fast
-but wrong engine is seen. An engine that is not installed, not running or does not start is skipped
+of its own with the same number of threads, and is stopped (SIGSTOP) when it is not its turn, since some
+engines' idle threads spin. They take turns (A B A B) with a pause between, because a machine's speed
+drifts with its heat; their vectors are compared with the first one's, so that a fast but wrong engine
+is seen. An engine that is not installed, not running or does not start is skipped
 with a line that says why. Servers choose their own threads, and their memory is not seen.
 
 The record: {"schema", "when", "machine", "versions", "commit", "model": as in record.py,
@@ -22,12 +23,14 @@ import argparse
 import hashlib
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +82,7 @@ class Contender:
         """Has the texts encoded and keeps the time; (n, dim)."""
         assert self._process.stdin is not None
         request = {"texts": list(texts), "save": str(self._vectors)}
+        self._process.send_signal(signal.SIGCONT)
         print(json.dumps(request), file=self._process.stdin, flush=True)
         if not (answer := self._answer()):
             raise SystemExit(f"{self.name} stopped in {job}: {self.last_words()}")
@@ -107,12 +111,15 @@ class Contender:
 
     def close(self) -> None:
         """Ends the process."""
+        self._process.send_signal(signal.SIGCONT)
         self._process.communicate()
         self._errors.close()
 
     def _answer(self) -> str:
         assert self._process.stdout is not None
-        return self._process.stdout.readline()
+        if answer := self._process.stdout.readline():
+            self._process.send_signal(signal.SIGSTOP)
+        return answer
 
 
 def compare(
@@ -134,17 +141,17 @@ def compare(
         SystemExit: the baseline did not start, or a contender stopped: no figure stands then.
     """
     running = []
-    for name in names:
-        contender = Contender(name, folder)
-        if contender.ready:
-            running.append(contender)
-            continue
-        if name == names[0]:
-            raise SystemExit(f"{name} did not start: {contender.last_words()}")
-        print(f"{name}: skipped: {contender.last_words()}", file=sys.stderr)
-        contender.close()
-    for _ in range(rounds):
-        for job, texts in jobs.items():
+    with ExitStack() as opened:
+        for name in names:
+            contender = Contender(name, folder)
+            opened.callback(contender.close)
+            if contender.ready:
+                running.append(contender)
+                continue
+            if name == names[0]:
+                raise SystemExit(f"{name} did not start: {contender.last_words()}")
+            print(f"{name}: skipped: {contender.last_words()}", file=sys.stderr)
+        for job, texts in [*jobs.items()] * rounds:
             baseline = None
             for contender in running:
                 time.sleep(pause)
@@ -153,8 +160,6 @@ def compare(
                 baseline = vectors if baseline is None else baseline
                 worst = contender.worst_cosine.get(job, 1.0)
                 contender.worst_cosine[job] = min(worst, worst_cosine(vectors, baseline))
-    for contender in running:
-        contender.close()
     return running
 
 

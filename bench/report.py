@@ -222,9 +222,10 @@ def _difference_table(merged: Merged) -> str:
         return ""
     rows = [[*key, *(row.get(dim, "") for dim in merged.dims)] for key, row in cells.items()]
     return (
-        f"Less {merged.models[0]['name']}, points of 100, with a bootstrap 95 % interval over queries, "
-        f"pairs or texts. v: worse; ^: better; =: no measurable loss (over {MEASURABLE} is ruled out); "
-        "no mark: these data cannot tell.\n\n" + table(["model", "task", *map(str, merged.dims)], rows)
+        f"Difference from {merged.models[0]['name']}, points of 100, with a bootstrap 95 % interval "
+        "over queries, pairs or texts. v: worse; ^: better; =: no measurable loss (over "
+        f"{MEASURABLE} is ruled out); no mark: these data cannot tell.\n\n"
+        + table(["model", "task", *map(str, merged.dims)], rows)
     )
 
 

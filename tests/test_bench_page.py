@@ -86,7 +86,7 @@ def test_every_chart_and_table_is_drawn(merged, tmp_path):
         "Size, start and memory",
         "Speed",
         "Quality",
-        "Less bf16",
+        "Difference from bf16",
     ]
     assert "NaN" not in dom and "undefined" not in dom and "Infinity" not in dom
     # A model's name is text, whatever it holds.
@@ -95,7 +95,7 @@ def test_every_chart_and_table_is_drawn(merged, tmp_path):
 
 @needs_browser
 def test_a_row_of_differences_holds_every_dimension_with_its_interval(merged, tmp_path):
-    rows = opened(html.page(merged), tmp_path).split("Less bf16")[1].split("<tr>")[2:]
+    rows = opened(html.page(merged), tmp_path).split("Difference from bf16")[1].split("<tr>")[2:]
     assert len(rows) == 4  # two variants, two tasks
     bad = next(row for row in rows if ">bad<" in row and ">One<" in row)
     assert re.findall(r'class=" ?worse ?">([^<]*)<', bad) == ["−40.00 [−40.00, −40.00]"] * 2
