@@ -204,12 +204,12 @@ def _fill(
     (folder / "config.json").write_text(as_json(_config(source, dtype, pieces)), "utf-8")
     if len(source.dense) == 1:
         (folder / "modules.json").write_text(as_json([]), "utf-8")  # says: no head
-    # MLX on a CPU computes on one core: hashing and the source's vectors use the others meanwhile.
+    # Packing and hashing take a core each; the source's vectors, whatever is left of them.
     with ThreadPoolExecutor(2) as pool, _bar(pieces, progress) as bar:
         weights = pool.submit(write, folder / "model.safetensors", pieces, bar.update)
         digests = pool.submit(_digests, source)
         _write_tokenizer(folder, source)
-        ids = _sample_ids(folder, source)
+        ids = load_tokenizer(folder, source.config.vocab_size).encode(SAMPLE)
         expected = embed(source, ids)
         weights.result()  # first: what it refuses, it refuses by name
         open_checkpoint(folder)  # as any reader will
@@ -261,8 +261,11 @@ def _stamps(source: Source) -> list[tuple[int, int]]:
 def _digests(source: Source) -> dict[str, str]:
     digests = {}
     for name, path in source.inputs.items():
+        digest = hashlib.sha256()
         with path.open("rb") as file:
-            digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+            while part := file.read(2**22):  # large, for a thread that seldom gets its turn
+                digest.update(part)
+        digests[name] = digest.hexdigest()
     return digests
 
 
@@ -294,12 +297,6 @@ def _ids(source: Source, texts: Sequence[str]) -> list[list[int]]:
         tokenizer = load_tokenizer(Path(folder), source.config.vocab_size)
         prompts = sorted(set(load_prompts(Path(folder)).values()) | {""})
         return tokenizer.encode([p + t for p, t in zip(cycle(prompts), texts, strict=False)])
-
-
-def _sample_ids(folder: Path, source: Source) -> list[list[int]]:
-    tokenizer = load_tokenizer(folder, source.config.vocab_size)
-    prompt = load_prompts(folder).get("document", "")
-    return tokenizer.encode([prompt + text for text in SAMPLE])
 
 
 def _notes(source: Source, recipe: Recipe, pieces: Sequence[Piece]) -> list[str]:

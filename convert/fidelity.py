@@ -16,7 +16,7 @@ from mlx_embeddinggemma.model import Model, RMSNorm
 from .sources import Matrix, Source
 
 NEIGHBOURS = 10
-BATCH_TOKENS = 1024  # few enough for the activations to stay in a CPU's cache
+BATCH_TOKENS = 2048  # the whole sample at once: each layer is read but once
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,9 @@ class _Streamed:
         for name, module in self._module.named_modules():
             fill(module, f"{self._path}.{name}".rstrip("."), self._source)
         result = self._module(*inputs)
-        mx.eval(result)
         self._module.update(self._empty)
+        mx.async_eval(result)  # while the next layer's weights are read
+        mx.eval(inputs[0])  # but no further ahead: each keeps its weights until it is done
         return result
 
 

@@ -86,10 +86,10 @@ def _merges_follow_ids(model: Mapping[str, Any], added: Mapping[str, int]) -> bo
     vocab = model["vocab"]
     merges = [m if isinstance(m, list) else m.split(" ") for m in model["merges"]]
     products = [vocab[left + right] for left, right in merges if left + right not in added]
-    splits = sum(
-        piece[:i] in vocab and piece[i:] in vocab for piece in vocab for i in range(1, len(piece))
-    )
-    return splits == len(merges) and all(a <= b for a, b in pairwise(products))
+    splits = [
+        i for piece in vocab for i in range(1, len(piece)) if piece[:i] in vocab and piece[i:] in vocab
+    ]
+    return len(splits) == len(merges) and all(a <= b for a, b in pairwise(products))
 
 
 def _kind(i: int, piece: str, added: bool) -> Kind:

@@ -10,6 +10,7 @@ import mlx.core as mx
 from mlx_embeddinggemma import hub, layout
 from mlx_embeddinggemma.checkpoint import open_checkpoint, read_json
 from mlx_embeddinggemma.config import Config
+from mlx_embeddinggemma.packed import unpack
 from mlx_embeddinggemma.tensors import Tensor
 
 # Copied as they are. modules.json is not: it would send readers to Dense folders that are no more.
@@ -79,11 +80,10 @@ class Packed:
     def rows(self, start: int, stop: int) -> mx.array:
         """See `Matrix`."""
         packed = self.packed_rows(start, stop)
-        scales, biases = packed["scales"], packed.get("biases")
-        if biases is not None:
+        if "biases" in packed:
             # 16-bit scales would round the product; the encoder's matrix kernels do not either.
-            scales, biases = scales.astype(mx.float32), biases.astype(mx.float32)
-        return mx.dequantize(packed["weight"], scales, biases, **self.settings).astype(mx.float32)
+            packed |= {name: packed[name].astype(mx.float32) for name in ("scales", "biases")}
+        return unpack(**packed, **self.settings).astype(mx.float32)
 
     def packed_rows(self, start: int, stop: int) -> dict[str, mx.array]:
         """See `Matrix`."""

@@ -19,16 +19,18 @@ def unpack(
         **settings: group_size, bits and mode, as in config.json.
 
     Returns:
-        float32 of affine codes of 4 and 8 bits on the CPU, code * scale + bias rounded nowhere else;
-        what `mx.dequantize` returns otherwise, which rounds to the scales' dtype on the way.
+        float32 of affine codes on the CPU, code * scale + bias rounded nowhere else; what
+        `mx.dequantize` returns otherwise, which rounds to the scales' dtype on the way.
     """
+    if runtime.on_gpu() or biases is None:
+        return mx.dequantize(weight, scales, biases, **settings)
+    scales, biases = scales.astype(mx.float32), biases.astype(mx.float32)
     bits = settings["bits"]
-    if runtime.on_gpu() or biases is None or bits not in (4, 8):
+    if bits not in (4, 8):
         return mx.dequantize(weight, scales, biases, **settings)
     # MLX's CPU kernel is scalar, 2.1 to 3.8 ns a weight; arithmetic on bytes is not, 0.7 to 1.6.
     codes = weight.view(mx.uint8)
     if bits == 4:
         codes = mx.stack([codes & mx.array(15, mx.uint8), codes >> mx.array(4, mx.uint8)], axis=-1)
     grouped = codes.astype(mx.float32).reshape(*scales.shape, -1)
-    scales, biases = scales.astype(mx.float32), biases.astype(mx.float32)
     return (grouped * scales[..., None] + biases[..., None]).reshape(len(scales), -1)

@@ -18,7 +18,7 @@ def test_float32_scales_give_what_mlx_gives(bits, group_size):
     np.testing.assert_allclose(np.array(unpack(*packed, **settings)), expected, rtol=0, atol=3e-7)
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
 def test_bfloat16_scales_are_not_rounded_again(bits):
     weight = mx.random.normal((96, 384), key=mx.random.key(bits)).astype(mx.bfloat16)
     settings = {"group_size": 64, "bits": bits, "mode": "affine"}
