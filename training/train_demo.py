@@ -20,6 +20,7 @@ import corpus
 import forum
 import news
 import numpy as np
+import real
 import sentencepiece as spm
 import teacher
 import tokenizer
@@ -249,10 +250,28 @@ def all_texts(args: argparse.Namespace) -> None:
         "made": made.texts(originals, 180_000, 200_000, 40_000)[: args.made],
         "paragraphs": corpus.paragraphs(args.corpus, 15_000, args.seed),
     }
+    written = {"tatoeba": (real.tatoeba, args.tatoeba), "abc": (real.abc_news, args.headlines)}
+    given = {name: read(path) for name, (read, path) in written.items() if path}
+    found = {name: real.unseen(texts, held_out(args.tasks)) for name, texts in given.items()}
+    variants = (made.exchange(text, 0.3) for texts in found.values() for text in texts[::3])
+    parts["variants"] = [t for text in variants for t in (text, made.exchange(text, 0.3))]
     vectors = [teacher.vectors(part, args.cache / f"{name}.npy") for name, part in parts.items()]
-    np.save(args.cache / "vectors.npy", np.concatenate(vectors))
     texts = [text for part in parts.values() for text in part]
+    for name, part in found.items():
+        known = teacher.vectors(part, args.cache / f"{name}.npy")
+        for seed in (1, 2):
+            rows = real.partners(known, seed)
+            vectors.append(known[rows])
+            texts += [part[row] for row in rows]
+    np.save(args.cache / "vectors.npy", np.concatenate(vectors))
     (args.cache / "texts.json").write_text(json.dumps(texts))
+
+
+def held_out(tasks: Path | None) -> set[str]:
+    """Every text of the tasks that the checkpoint is judged by."""
+    files = tasks.rglob("*.jsonl") if tasks else ()
+    rows = (json.loads(line) for file in files for line in file.read_text("utf-8").splitlines())
+    return {real.key(value) for row in rows for value in row.values() if isinstance(value, str)}
 
 
 def train(rank: int, ranks: int, args: argparse.Namespace) -> None:
@@ -283,11 +302,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--corpus", type=Path, required=True, help="folder of the training corpus")
     parser.add_argument("--banking77", type=Path, help="Banking77's training split as JSON lines")
+    parser.add_argument("--tatoeba", type=Path, help="English sentences of Tatoeba")
+    parser.add_argument("--headlines", type=Path, help="abcnews-date-text.csv")
+    parser.add_argument("--tasks", type=Path, help="task files, whose texts are left out of both")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--cache", type=Path, default=Path("out/training"))
     parser.add_argument("--made", type=int, default=520_000, help="texts made of the teacher's words")
     parser.add_argument("--static-steps", type=int, default=600)
-    parser.add_argument("--steps", type=int, default=3750)
+    parser.add_argument("--steps", type=int, default=5400)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     args.cache.mkdir(parents=True, exist_ok=True)
