@@ -26,7 +26,8 @@ Ids = Sequence[Sequence[int]]
 def embed(model: Model, ids: Ids) -> mx.array:
     """Unit vectors (n, size) of token ids, in their order; texts of like length go together."""
     lengths = [len(row) for row in ids]
-    groups = list(batches(lengths, runtime.batch_tokens()))
+    # The longest texts last: their group is full, and the last one decides on threads for all.
+    groups = list(batches(lengths, runtime.batch_tokens()))[::-1]
     vectors = mx.concatenate([model(*pad([ids[i] for i in group])) for group in groups])
     return vectors[mx.array(np.argsort(np.concatenate(groups)))]
 
