@@ -67,6 +67,29 @@ def test_multiple_negatives_ranking_is_sentence_transformers(n, hardness):
     assert_equal(ours(mine, arrays), theirs(reference, arrays))
 
 
+@pytest.mark.parametrize("name", ["multiple_negatives_ranking", "cosent"])
+def test_the_scale_a_run_asks_for_is_the_losses(name):
+    arrays = columns(2)
+    kind = {"multiple_negatives_ranking": "MultipleNegativesRankingLoss", "cosent": "CoSENTLoss"}[name]
+    mine = losses.build(name, size=D, scale=7.0, nested=False)
+    reference = getattr(st, kind)(Given(), scale=7.0)
+    targets = Targets(scores=mx.array(SCORES))
+    assert_equal(ours(mine, arrays, targets), theirs(reference, arrays, SCORES))
+
+
+def test_the_regulariser_is_added_with_its_weight():
+    arrays = [array + np.float32(1) for array in columns(2)]
+    plain, regular, both = (
+        ours(loss, arrays)[0]
+        for loss in (
+            losses.multiple_negatives_ranking,
+            lambda x, _: losses.spread_out(x),
+            losses.build("multiple_negatives_ranking", size=D, spread=0.5, nested=False),
+        )
+    )
+    assert both == pytest.approx(plain + 0.5 * regular, abs=1e-5)
+
+
 def test_cosent_is_sentence_transformers():
     arrays = columns(2)
     assert_equal(

@@ -68,10 +68,11 @@ def test_every_gradient_is_pytorchs(tiny):
         assert difference < 1e-4, f"{name}: {difference:.1e}"
 
 
-def test_checkpointed_layers_give_the_same_gradients(tiny):
+@pytest.mark.parametrize("quantize", [None, "q4_0"])
+def test_checkpointed_layers_give_the_same_gradients(tiny, quantize):
     checkpoint = open_checkpoint(tiny)
-    plain = gradients(trainable(checkpoint))
-    again = gradients(trainable(checkpoint, checkpoint_layers=True))
+    plain = gradients(trainable(checkpoint, quantize=quantize))
+    again = gradients(trainable(checkpoint, quantize=quantize, checkpoint_layers=True))
     assert plain.keys() == again.keys()
     assert all(np.array_equal(plain[name], again[name]) for name in plain)
 

@@ -47,6 +47,7 @@ class TrainedLinear(Linear):
     def prepare(self, grid: Grid | None, rank: int, key: mx.array) -> None:
         """Takes the grid, and makes the correction, which starts at zero."""
         self._grid = grid
+        self._rounded: tuple[list[mx.array], mx.array] | None = None
         if rank:
             outputs, inputs = self.weight.shape
             bound = inputs**-0.5
@@ -61,7 +62,13 @@ class TrainedLinear(Linear):
 
     def floats(self, dtype: mx.Dtype) -> mx.array:
         """See `Linear`."""
-        return (self._grid(self.merged()) if self._grid else self.weight).astype(dtype)
+        if not self._grid:
+            return self.weight.astype(dtype)
+        # A step's groups of texts, and its parts of them, share what is rounded.
+        learned = [self[name] for name in ("weight", "lora_a", "lora_b") if name in self]
+        if not self._rounded or any(a is not b for a, b in zip(learned, self._rounded[0], strict=True)):
+            self._rounded = learned, self._grid(self.merged())
+        return self._rounded[1].astype(dtype)
 
     def __call__(self, x: mx.array) -> list[mx.array]:
         """See `Linear`."""
