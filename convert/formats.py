@@ -95,9 +95,10 @@ def on_grid(rows: Floats) -> str | None:
         return None
     largest = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=1, keepdims=True), axis=1)
     for name, steps in (("q4_0", -8), ("q8_0", 127)):
-        ratio = blocks / (largest / steps)
-        if np.abs(ratio - np.round(ratio)).max() < 0.05:
-            return name
+        with np.errstate(invalid="ignore"):  # infinite weights: on no grid, and refused elsewhere
+            ratio = blocks / (largest / steps)
+            if np.abs(ratio - np.round(ratio)).max() < 0.05:
+                return name
     return None
 
 

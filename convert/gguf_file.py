@@ -17,6 +17,7 @@ import numpy as np
 from mlx_embeddinggemma import layout
 from mlx_embeddinggemma.config import Config
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
+from mlx_embeddinggemma.tensors import read_flat
 
 from .formats import grid
 from .recipes import FIXED
@@ -26,6 +27,8 @@ from .sources import COPIED, Matrix, Source, open_folder
 ARCHITECTURE = "gemma-embedding"
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
+# Entries of two dozen bytes become objects of hundreds: what no EmbeddingGemma needs is not read.
+MOST_ENTRIES, MOST_ITEMS = 2**16, 2**20
 # Name, weights a block, bytes a block.
 TYPES = {
     0: ("F32", 1, 4),
@@ -101,9 +104,7 @@ class GgufTensor:
 
     def _read(self, start: int, stop: int) -> np.ndarray:
         width = self.nbytes // self.shape[0]
-        with self.path.open("rb") as file:
-            file.seek(self.offset + start * width)
-            return np.fromfile(file, np.uint8, (stop - start) * width)
+        return read_flat(self.path, self.offset + start * width, np.uint8, (stop - start) * width)
 
 
 def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, GgufTensor]]:
@@ -116,15 +117,26 @@ def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, GgufTensor]]:
     with path.open("rb") as file:
         reader = _Reader(file, size)
         try:
-            if reader.take(4) != b"GGUF" or reader.number("I") not in (2, 3):
-                raise EmbeddingGemmaError(f"{path} is not a GGUF file of version 2 or 3")
-            tensor_count, entry_count = reader.count(24), reader.count(13)
-            metadata = {reader.string(): reader.value() for _ in range(entry_count)}
+            if (magic := reader.take(4)) != b"GGUF" or (version := reader.number("I")) not in (2, 3):
+                got = (
+                    f"version {version:,}" if magic == b"GGUF" else f"a file that begins with {magic!r}"
+                )
+                raise EmbeddingGemmaError(f"{path}: expected a GGUF file of version 2 or 3, got {got}")
+            tensor_count = reader.count(24, MOST_ENTRIES)
+            entry_count = reader.count(13, MOST_ENTRIES)
+            metadata = {}
+            for _ in range(entry_count):
+                key = reader.string()
+                if key in metadata:
+                    raise _Damaged(f"{key!r:.80} comes twice")
+                metadata[key] = reader.value()
             infos = [_info(reader) for _ in range(tensor_count)]
             alignment = metadata.get("general.alignment", 32)
+            if type(alignment) is not int or alignment < 8 or alignment % 8:
+                raise _Damaged(f"expected an alignment that is a multiple of 8, got {alignment!r:.40}")
             start = -(-file.tell() // alignment) * alignment
-            return metadata, _tensors(path, infos, start, size)
-        except (_Damaged, UnicodeDecodeError, TypeError, ZeroDivisionError, RecursionError) as error:
+            return metadata, _tensors(path, infos, start, size, alignment)
+        except (_Damaged, UnicodeDecodeError) as error:
             raise EmbeddingGemmaError(
                 f"{path} is a damaged or truncated GGUF file ({error}): download it again"
             ) from None
@@ -142,48 +154,54 @@ class _Reader:
 
     def take(self, n: int) -> bytes:
         if n > self._size - self._file.tell():
-            raise _Damaged(f"{n:,} bytes expected past its end")
+            raise _Damaged(f"{n:,} bytes expected, got {self._size - self._file.tell():,}")
         return self._file.read(n)
 
     def number(self, code: str) -> Any:
         return struct.unpack(f"<{code}", self.take(struct.calcsize(code)))[0]
 
-    def count(self, smallest: int) -> int:
-        """A number of things that take at least `smallest` bytes each."""
+    def count(self, smallest: int, most: int) -> int:
+        """A number of things, at most `most`, that take at least `smallest` bytes each."""
         n: int = self.number("Q")
-        if n * smallest > self._size - self._file.tell():
-            raise _Damaged(f"{n:,} entries cannot fit into it")
+        if n > most or n * smallest > self._size - self._file.tell():
+            raise _Damaged(f"expected at most {most:,} entries that fit into it, got {n:,}")
         return n
 
     def string(self) -> str:
         return self.take(self.number("Q")).decode("utf-8", "strict")
 
-    def value(self, kind: int | None = None, depth: int = 0) -> Any:
-        kind = self.number("I") if kind is None else kind
+    def value(self) -> Any:
+        kind = self.number("I")
         if kind in SCALARS:
             return self.number(SCALARS[kind])
         if kind == STRING:
             return self.string()
-        if kind != ARRAY or depth > 2:
-            raise _Damaged(f"value of unknown type {kind}")
+        if kind != ARRAY:
+            raise _Damaged(f"expected a value of a type from 0 to 12, got type {kind}")
         inner = self.number("I")
         if inner in SCALARS:
             code = SCALARS[inner]
-            n = self.count(struct.calcsize(code))
+            n = self.count(struct.calcsize(code), MOST_ITEMS)
             return list(struct.unpack(f"<{n}{code}", self.take(n * struct.calcsize(code))))
-        return [self.value(inner, depth + 1) for _ in range(self.count(8))]
+        if inner != STRING:  # llama.cpp takes no arrays of arrays either
+            raise _Damaged(f"expected an array of numbers or strings, got one of type {inner}")
+        return [self.string() for _ in range(self.count(8, MOST_ITEMS))]
 
 
 def _info(reader: _Reader) -> tuple[str, tuple[int, ...], int, int]:
     name, dims = reader.string(), reader.number("I")
     if not 1 <= dims <= 4:
-        raise _Damaged(f"{name} has {dims} dimensions")
+        raise _Damaged(f"expected 1 to 4 dimensions of {name!r:.80}, got {dims:,}")
     shape = tuple(reader.number("Q") for _ in range(dims))[::-1]  # the file counts columns first
     return name, shape, reader.number("I"), reader.number("Q")
 
 
 def _tensors(
-    path: Path, infos: list[tuple[str, tuple[int, ...], int, int]], start: int, size: int
+    path: Path,
+    infos: list[tuple[str, tuple[int, ...], int, int]],
+    start: int,
+    size: int,
+    alignment: int,
 ) -> dict[str, GgufTensor]:
     tensors: dict[str, GgufTensor] = {}
     end = start
@@ -192,10 +210,17 @@ def _tensors(
             known = ", ".join(name for name, _, _ in TYPES.values())
             raise EmbeddingGemmaError(f"{path}: {name} has ggml type {kind}; expected one of {known}")
         tensor = GgufTensor(path, kind, shape, start + offset)
-        if shape[-1] % TYPES[kind][1] or name in tensors:
-            raise _Damaged(f"{name} has rows of {shape[-1]} or comes twice")
-        if tensor.offset < end or tensor.offset + tensor.nbytes > size:
-            raise _Damaged(f"{name} overlaps another tensor or ends past the file")
+        if name in tensors:
+            raise _Damaged(f"{name!r:.80} comes twice")
+        if min(shape) < 1 or shape[-1] % TYPES[kind][1]:
+            raise _Damaged(
+                f"expected {name!r:.80} in rows of a multiple of {TYPES[kind][1]}, got {list(shape)}"
+            )
+        if offset % alignment or tensor.offset < end or tensor.offset + tensor.nbytes > size:
+            raise _Damaged(
+                f"expected {name!r:.80} ({tensor.nbytes:,} bytes) between {end:,} and {size:,}, on "
+                f"a multiple of {alignment:,}, got it at {tensor.offset:,}"
+            )
         end = tensor.offset + tensor.nbytes
         tensors[name] = tensor
     return tensors
@@ -221,12 +246,14 @@ def open_gguf(
             f"got {metadata.get('general.architecture')!r}"
         )
     tensors = {_path_of(name): tensor for name, tensor in found.items()}
+    if len(tensors) < len(found):
+        raise EmbeddingGemmaError(f"{path}: expected each tensor once, got some under two names")
     try:
         raw = _config(metadata, tensors)
     except (KeyError, TypeError) as error:
         raise EmbeddingGemmaError(f"{path} lacks {error}, which the network's shape needs") from None
     config = Config.from_dict(raw)
-    head: Mapping[str, Matrix] = {p: t for p, t in tensors.items() if p.startswith("dense.")}
+    head: Mapping[str, Matrix] = {p: t for p, t in sorted(tensors.items()) if p.startswith("dense.")}
     dense: tuple[int, ...] = (config.hidden_size, *(m.shape[0] for m in head.values()))
     inputs = {path.name: path}
     if dense_from is not None:
@@ -317,11 +344,16 @@ def _check(
         for p, m in found.items()
         if m is not None and m.shape != expected[p]
     ]
-    problems += [f"left over {p}" for p in tensors.keys() - expected.keys()]
+    problems += [f"left over {p!r:.80}" for p in sorted(tensors.keys() - expected.keys())]
+    problems += [f"{p} packed instead of floats" for p, m in found.items() if _packed_norm(m)]
     if problems:
         raise EmbeddingGemmaError(
             f"{path} does not hold the tensors its metadata describes: {'; '.join(problems[:8])}"
         )
+
+
+def _packed_norm(matrix: Matrix | None) -> bool:
+    return matrix is not None and len(matrix.shape) == 1 and matrix.settings is not None
 
 
 def _tokenizer_files(
@@ -336,10 +368,15 @@ def _tokenizer_files(
             raise EmbeddingGemmaError(f"{folder} has neither tokenizer.json nor tokenizer.model")
         return files
     parts = [metadata.get(f"tokenizer.ggml.{key}") for key in ("tokens", "scores", "token_type")]
-    tokens, scores, kinds = parts
-    whole = all(isinstance(p, list) and p for p in parts) and len({len(p or ()) for p in parts}) == 1
-    if metadata.get("tokenizer.ggml.model") != "llama" or not whole or len(tokens or ()) < 4:
+    tokens, scores, kinds = (part if isinstance(part, list) else [] for part in parts)
+    whole = (
+        len(tokens) == len(scores) == len(kinds) >= 4
+        and all(isinstance(token, str) for token in tokens)
+        and all(isinstance(score, float) for score in scores)
+        and set(kinds) <= set(range(1, 7))  # the types that sentencepiece knows
+    )
+    if metadata.get("tokenizer.ggml.model") != "llama" or not whole:
         raise EmbeddingGemmaError(
             f"{path} carries no sentencepiece tokenizer: give a folder that has one, --tokenizer"
         )
-    return {"tokenizer.model": model_proto(tokens or (), scores or (), kinds or ())}
+    return {"tokenizer.model": model_proto(tokens, scores, kinds)}

@@ -10,7 +10,9 @@ import mlx.core as mx
 from mlx_embeddinggemma import hub, layout
 from mlx_embeddinggemma.checkpoint import open_checkpoint, read_json
 from mlx_embeddinggemma.config import Config
+from mlx_embeddinggemma.errors import EmbeddingGemmaError
 from mlx_embeddinggemma.packed import unpack
+from mlx_embeddinggemma.prompts import load_prompts
 from mlx_embeddinggemma.tensors import Tensor
 
 # Copied as they are. modules.json is not: it would send readers to Dense folders that are no more.
@@ -138,6 +140,7 @@ def open_folder(
         raw.pop(key, None)
     if checkpoint.config.window_radius != int(raw["sliding_window"]) // 2:
         raw["sliding_window"] = 2 * checkpoint.config.window_radius  # halved on saving: repaired
+    _check_copied(folder)
     card = folder / "README.md"
     copied = {name: folder / name for name in COPIED if (folder / name).is_file()}
     described = [
@@ -166,6 +169,17 @@ def open_folder(
         },
         card=card.read_text(encoding="utf-8", errors="replace") if card.is_file() else "",
     )
+
+
+def _check_copied(folder: Path) -> None:
+    """Refuses settings that would be copied unread, and spoil the output."""
+    load_prompts(folder)
+    path = folder / "sentence_bert_config.json"
+    settings = read_json(path) if path.is_file() else {}
+    if not isinstance(settings, dict) or not isinstance(settings.get("max_seq_length", 0), int | None):
+        raise EmbeddingGemmaError(
+            f"{path}: expected an object with max_seq_length, got {settings!r:.80}"
+        )
 
 
 def _name(model: str | Path, folder: Path) -> str:

@@ -53,10 +53,12 @@ def read_json(path: Path) -> Any:
     Raises:
         EmbeddingGemmaError: absent, unreadable or not JSON.
     """
+    if not path.is_file():  # nor a folder, nor a pipe that nobody writes to
+        raise EmbeddingGemmaError(f"{path.parent} has no {path.name}")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise EmbeddingGemmaError(f"{path.parent} has no {path.name}") from None
+    except OSError as error:
+        raise EmbeddingGemmaError(f"cannot read {path}: {error.strerror}") from None
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
         raise EmbeddingGemmaError(f"{path} is not JSON: {error}") from None
 
@@ -71,10 +73,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     if not isinstance(raw, dict):
         raise EmbeddingGemmaError(f"{folder / 'config.json'}: expected a JSON object")
     config = Config.from_dict(raw)
-    tensors = {
-        name.removeprefix("model."): tensor
-        for name, tensor in read_headers(_weight_files(folder)).items()
-    }
+    tensors = _root_tensors(folder)
     if "dense.0.weight" not in tensors:
         tensors |= _dense_folders(folder)
     dense = _dense_sizes(tensors, config)
@@ -97,15 +96,10 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(folder, config, tensors, dense, quantization)
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def _root_tensors(folder: Path) -> dict[str, Tensor]:
     index = folder / "model.safetensors.index.json"
-    if index.exists():
-        try:
-            names = sorted(set(read_json(index)["weight_map"].values()))
-        except (KeyError, TypeError, AttributeError):
-            raise EmbeddingGemmaError(f"{index}: expected an object with a weight_map") from None
-    else:
-        names = ["model.safetensors"]
+    places = _weight_map(index) if index.exists() else {}
+    names = sorted(set(places.values())) or ["model.safetensors"]
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         hint = (
@@ -114,7 +108,27 @@ def _weight_files(folder: Path) -> list[Path]:
             else ""
         )
         raise EmbeddingGemmaError(f"{folder} lacks {', '.join(missing)}{hint}")
-    return [folder / name for name in names]
+    found = read_headers(folder / name for name in names)
+    for name, place in places.items():
+        if name in found and found[name].path.name != place:
+            raise EmbeddingGemmaError(
+                f"{index}: expected {name} in {place}, found it in {found[name].path.name}"
+            )
+    tensors = {name.removeprefix("model."): tensor for name, tensor in found.items()}
+    if len(tensors) < len(found):
+        raise EmbeddingGemmaError(f"{folder}: expected each tensor once, got some under two names")
+    return tensors
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    raw = read_json(index)
+    places = raw.get("weight_map") if isinstance(raw, dict) else None
+    if not isinstance(places, dict) or not places:
+        raise EmbeddingGemmaError(f"{index}: expected an object with a weight_map, got {raw!r:.80}")
+    for name, place in places.items():
+        if not isinstance(place, str) or Path(place).name != place:
+            raise EmbeddingGemmaError(f"{index}: expected for {name} a file beside it, got {place!r}")
+    return places
 
 
 def _dense_folders(folder: Path) -> dict[str, Tensor]:
@@ -126,10 +140,12 @@ def _dense_folders(folder: Path) -> dict[str, Tensor]:
             "repository again, all folders included"
         )
     tensors = {}
-    modules = [m for m in read_json(folder / "modules.json") if m["type"].endswith(".Dense")]
+    modules = [m for m in _modules(folder / "modules.json") if m["type"].endswith(".Dense")]
     for i, module in enumerate(modules):
         settings = read_json(folder / module["path"] / "config.json")
-        activation = settings.get("activation_function", "Identity").rpartition(".")[2]
+        if not isinstance(settings, dict):
+            raise EmbeddingGemmaError(f"{folder / module['path']}/config.json: expected a JSON object")
+        activation = str(settings.get("activation_function", "Identity")).rpartition(".")[2]
         if activation != "Identity" or settings.get("bias"):
             raise EmbeddingGemmaError(
                 f"{folder / module['path']}: expected a Dense module without bias or activation, "
@@ -141,6 +157,16 @@ def _dense_folders(folder: Path) -> dict[str, Tensor]:
         for name, tensor in read_headers([path]).items():
             tensors[f"dense.{i}.{name.removeprefix('linear.')}"] = tensor
     return tensors
+
+
+def _modules(path: Path) -> list[dict[str, str]]:
+    modules = read_json(path)
+    if not isinstance(modules, list) or not all(
+        isinstance(m, dict) and isinstance(m.get("type"), str) and isinstance(m.get("path"), str)
+        for m in modules
+    ):
+        raise EmbeddingGemmaError(f"{path}: expected a list of modules with type and path")
+    return modules
 
 
 def _dense_sizes(tensors: Mapping[str, Tensor], config: Config) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ and fine-tunes whose window transformers halved on saving. All of them end here;
 package sees one form.
 """
 
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -55,17 +56,18 @@ class Config:
         _refuse_other_architectures(raw)
         try:
             layers = int(raw["num_hidden_layers"])
+            heads, key_value_heads = _heads(raw)
             return cls(
-                vocab_size=int(raw["vocab_size"]),
-                hidden_size=int(raw["hidden_size"]),
-                intermediate_size=int(raw["intermediate_size"]),
+                vocab_size=_size(raw, "vocab_size"),
+                hidden_size=_size(raw, "hidden_size"),
+                intermediate_size=_size(raw, "intermediate_size"),
                 num_hidden_layers=layers,
-                num_attention_heads=int(raw["num_attention_heads"]),
-                num_key_value_heads=int(raw["num_key_value_heads"]),
-                head_dim=int(raw["head_dim"]),
-                rms_norm_eps=float(raw["rms_norm_eps"]),
-                query_pre_attn_scalar=float(raw["query_pre_attn_scalar"]),
-                max_position_embeddings=int(raw["max_position_embeddings"]),
+                num_attention_heads=heads,
+                num_key_value_heads=key_value_heads,
+                head_dim=_size(raw, "head_dim", multiple=2),  # RoPE turns pairs
+                rms_norm_eps=_positive(raw, "rms_norm_eps"),
+                query_pre_attn_scalar=_positive(raw, "query_pre_attn_scalar"),
+                max_position_embeddings=_size(raw, "max_position_embeddings"),
                 layer_types=_layer_types(raw, layers),
                 rope_theta=MappingProxyType(_rope_theta(raw)),
                 window_radius=_window_radius(int(raw["sliding_window"])),
@@ -73,7 +75,7 @@ class Config:
             )
         except KeyError as error:
             raise EmbeddingGemmaError(f"config.json has no {error.args[0]!r}") from None
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
             if isinstance(error, EmbeddingGemmaError):
                 raise
             raise EmbeddingGemmaError(f"config.json holds a value of the wrong type: {error}") from None
@@ -101,10 +103,41 @@ def _refuse_other_architectures(raw: Mapping[str, Any]) -> None:
             raise EmbeddingGemmaError(f"config.json: expected {key} {value!r}, got {raw[key]!r}")
 
 
+def _size(raw: Mapping[str, Any], key: str, multiple: int = 1) -> int:
+    try:
+        size = int(raw[key])
+    except (TypeError, ValueError, OverflowError):
+        size = 0
+    if not 1 <= size < 2**31 or size % multiple:
+        of = f" that is a multiple of {multiple}" if multiple > 1 else ""
+        raise EmbeddingGemmaError(
+            f"config.json: expected for {key} a number from 1 to 2^31 - 1{of}, got {raw[key]!r:.40}"
+        )
+    return size
+
+
+def _heads(raw: Mapping[str, Any]) -> tuple[int, int]:
+    shared = _size(raw, "num_key_value_heads")
+    return _size(raw, "num_attention_heads", multiple=shared), shared
+
+
+def _positive(raw: Mapping[str, Any], key: str) -> float:
+    try:
+        value = float(raw[key])
+    except (TypeError, ValueError, OverflowError):
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise EmbeddingGemmaError(
+            f"config.json: expected for {key} a number above 0, got {raw[key]!r:.40}"
+        )
+    return value
+
+
 def _layer_types(raw: Mapping[str, Any], layers: int) -> tuple[str, ...]:
     if not 1 <= layers <= 1000:
         raise EmbeddingGemmaError(f"config.json: expected 1 to 1,000 layers, got {layers:,}")
-    every = int(raw.get("_sliding_window_pattern", raw.get("sliding_window_pattern", 6)))
+    every = raw.get("_sliding_window_pattern", raw.get("sliding_window_pattern", 6))
+    every = _size({"sliding_window_pattern": every}, "sliding_window_pattern")
     kinds = raw.get("layer_types") or [
         "full_attention" if (i + 1) % every == 0 else "sliding_attention" for i in range(layers)
     ]
@@ -129,10 +162,10 @@ def _rope_theta(raw: Mapping[str, Any]) -> dict[str, float]:
                 f"config.json: expected rope_type 'default' for {kind}, got {parameters['rope_type']!r}"
             )
     if new:
-        return {kind: float(parameters["rope_theta"]) for kind, parameters in new.items()}
+        return {kind: _positive(parameters, "rope_theta") for kind, parameters in new.items()}
     return {
-        "full_attention": float(raw["rope_theta"]),
-        "sliding_attention": float(raw["rope_local_base_freq"]),
+        "full_attention": _positive(raw, "rope_theta"),
+        "sliding_attention": _positive(raw, "rope_local_base_freq"),
     }
 
 

@@ -8,8 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlx_embeddinggemma.config import Config
+from mlx_embeddinggemma.errors import EmbeddingGemmaError
 
 TABLE = "embed_tokens"
+GROUP_SIZES = (16, 32, 64, 128)  # MLX's
+BITS = (2, 3, 4, 5, 6, 8)
+MODES = ("affine", "mxfp4", "mxfp8", "nvfp4")
 PARTS = {
     "qkv_proj": ("q_proj", "k_proj", "v_proj"),
     "gate_up_proj": ("gate_proj", "up_proj"),
@@ -66,14 +70,20 @@ def quantization_of(path: str, table: Mapping[str, Any]) -> dict[str, Any]:
 
     mlx-lm writes defaults at the top and overrides under the tensor's path, with or without the
     `model.` prefix.
+
+    Raises:
+        EmbeddingGemmaError: no such quantization.
     """
     override = table.get(path, table.get(f"model.{path}"))
     settings = override if isinstance(override, Mapping) else table
-    return {
-        "group_size": int(settings["group_size"]),
-        "bits": int(settings["bits"]),
-        "mode": str(settings.get("mode", table.get("mode", "affine"))),
-    }
+    group_size, bits = settings.get("group_size"), settings.get("bits")
+    mode = settings.get("mode", table.get("mode", "affine"))
+    if group_size not in GROUP_SIZES or bits not in BITS or mode not in MODES:
+        raise EmbeddingGemmaError(
+            f"config.json: expected for {path} a quantization with group_size of {GROUP_SIZES}, bits "
+            f"of {BITS} and mode of {MODES}, got {group_size!r}, {bits!r} and {mode!r}"
+        )
+    return {"group_size": int(group_size), "bits": int(bits), "mode": mode}
 
 
 def packed_shapes(

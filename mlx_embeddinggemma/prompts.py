@@ -33,8 +33,13 @@ MODEL_CARD = {
 def load_prompts(folder: Path) -> dict[str, str]:
     """Prompts by name: the checkpoint's own, and the model card's two more."""
     path = folder / "config_sentence_transformers.json"
-    prompts = read_json(path).get("prompts") if path.exists() else PUBLISHED
-    return {**MODEL_CARD, **(prompts or {})}
+    settings = read_json(path) if path.exists() else {"prompts": PUBLISHED}
+    prompts = settings.get("prompts") or {} if isinstance(settings, dict) else None
+    if not isinstance(prompts, dict) or not all(isinstance(p, str) for p in prompts.values()):
+        raise EmbeddingGemmaError(
+            f"{path}: expected an object with prompts by name, got {settings!r:.80}"
+        )
+    return {**MODEL_CARD, **prompts}
 
 
 def prompt_for(prompts: Mapping[str, str], name: str) -> str:

@@ -30,7 +30,8 @@ NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
     "U32": np.dtype("<u4"),
     "U8": np.dtype("u1"),
 }
-MAX_HEADER = 100_000_000  # the format's own limit, in bytes
+# In bytes. The format allows 100 MB, which parsed would take 2 GB; an EmbeddingGemma's takes 0.1 MB.
+MAX_HEADER = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,7 @@ class Tensor:
 
     def read(self) -> mx.array:
         """The whole tensor."""
-        with self.path.open("rb") as file:
-            file.seek(self.offset)
-            flat = np.fromfile(file, NUMPY_DTYPES[self.dtype], math.prod(self.shape))
+        flat = read_flat(self.path, self.offset, NUMPY_DTYPES[self.dtype], math.prod(self.shape))
         return self._to_mlx(flat.reshape(self.shape))
 
     def rows(self, indices: npt.NDArray[np.integer[Any]]) -> mx.array:
@@ -76,6 +75,23 @@ class Tensor:
         return result.view(mx.bfloat16) if self.dtype == "BF16" else result
 
 
+def read_flat(path: Path, offset: int, dtype: npt.DTypeLike, count: int) -> npt.NDArray[Any]:
+    """`count` numbers from byte `offset` on.
+
+    Raises:
+        EmbeddingGemmaError: the file went away or became shorter since its header was read.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            flat = np.fromfile(file, dtype, count)
+    except OSError as error:
+        raise EmbeddingGemmaError(f"cannot read {path}: {error.strerror}") from None
+    if len(flat) < count:
+        raise EmbeddingGemmaError(f"{path} became shorter while it was in use")
+    return flat
+
+
 def read_header(path: Path) -> dict[str, Tensor]:
     """The tensors of one safetensors file by name.
 
@@ -92,10 +108,11 @@ def read_header(path: Path) -> dict[str, Tensor]:
                     f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` in its folder"
                 )
             raise EmbeddingGemmaError(
-                f"{path} is not a safetensors file or was cut short ({size:,} bytes): download it again"
+                f"{path} is not a safetensors file or was cut short ({size:,} bytes): expected a "
+                f"header that fits into it and {MAX_HEADER:,} bytes, got {length:,}: download it again"
             )
         try:
-            header = json.loads(file.read(length))
+            header = json.loads(file.read(length), object_pairs_hook=_unique)
             return _tensors(path, header, data_start=8 + length, size=size)
         except (
             UnicodeDecodeError,
@@ -108,8 +125,16 @@ def read_header(path: Path) -> dict[str, Tensor]:
             if isinstance(error, EmbeddingGemmaError):
                 raise
             raise EmbeddingGemmaError(
-                f"{path} is not a safetensors file: its header is damaged: download it again"
+                f"{path} is not a safetensors file: its header is damaged: expected names with dtype, "
+                f"shape and data_offsets, got {str(error)[:100] or 'none'}: download it again"
             ) from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name that comes twice")
+    return found
 
 
 def _tensors(path: Path, header: Mapping[str, Any], data_start: int, size: int) -> dict[str, Tensor]:
@@ -117,15 +142,16 @@ def _tensors(path: Path, header: Mapping[str, Any], data_start: int, size: int) 
     end_of_last = 0
     entries = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
     for name, entry in sorted(entries, key=lambda item: item[1]["data_offsets"][0]):
-        begin, end = entry["data_offsets"]
+        begin, end = map(index, entry["data_offsets"])
         if entry["dtype"] not in NUMPY_DTYPES:
             raise EmbeddingGemmaError(
                 f"{path}: {name} has dtype {entry['dtype']}; expected one of {', '.join(NUMPY_DTYPES)}"
             )
         tensor = Tensor(path, entry["dtype"], tuple(map(index, entry["shape"])), data_start + begin)
-        if min(tensor.shape, default=1) < 0 or tensor.nbytes != end - begin or begin != end_of_last:
+        if min(tensor.shape, default=1) < 1 or tensor.nbytes != end - begin or begin != end_of_last:
             raise EmbeddingGemmaError(
                 f"{path}: the place given for {name} does not match its shape {list(tensor.shape)}: "
+                f"expected {tensor.nbytes:,} bytes from {end_of_last:,} on, got {begin:,} to {end:,}: "
                 "the file is damaged, download it again"
             )
         end_of_last = end

@@ -4,7 +4,6 @@ import hashlib
 import json
 import lzma
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -267,118 +266,6 @@ def test_a_dry_run_lists_the_bytes_and_writes_nothing(tiny, four_bit, tmp_path):
     header = 8 + int.from_bytes((four_bit / "model.safetensors").read_bytes()[:8], "little")
     total = sum(tensor["bytes"] for tensor in report.tensors)
     assert header + total == (four_bit / "model.safetensors").stat().st_size
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3.4e38])
-def test_weights_that_are_no_number_or_too_large_are_refused(value, tmp_path):
-    source = checkpoints.write_tiny(tmp_path / "source")
-    tensors = load_file(source / "model.safetensors")
-    name = next(name for name in tensors if name.endswith("layers.2.mlp.up_proj.weight"))
-    tensors[name][5, 7] = value
-    save_file(tensors, source / "model.safetensors")
-    with pytest.raises(EmbeddingGemmaError, match=re.escape("layers.2.mlp.up_proj")):
-        convert(source, tmp_path / "out", recipe="bf16")
-    assert not (tmp_path / "out").exists()
-
-
-def damaged_headers(raw: bytes) -> dict[str, bytes]:
-    """A sound safetensors file, damaged in its header or its length."""
-    length = int.from_bytes(raw[:8], "little")
-    header, data = json.loads(raw[8 : 8 + length]), raw[8 + length :]
-    name = "layers.1.mlp.up_proj.weight"
-
-    def with_entry(**changes: object) -> bytes:
-        text = json.dumps(header | {name: header[name] | changes}).encode()
-        return len(text).to_bytes(8, "little") + text + data
-
-    def with_header(changed: object) -> bytes:
-        text = changed if isinstance(changed, bytes) else json.dumps(changed).encode()
-        return len(text).to_bytes(8, "little") + text + data
-
-    begin, end = header[name]["data_offsets"]
-    shape = header[name]["shape"]
-    without = {key: value for key, value in header.items() if key != name}
-    return {
-        "empty": b"",
-        "seven bytes": raw[:7],
-        "length only": raw[:8],
-        "half a header": raw[: 8 + length // 2],
-        "header only": raw[: 8 + length],
-        "one byte short": raw[:-1],
-        "one byte more": raw + b"x",
-        "half the data": raw[: len(raw) // 2],
-        "length of 2^63": (2**63).to_bytes(8, "little") + raw[8:],
-        "length zero": bytes(8) + raw[8:],
-        "length past the end": len(raw).to_bytes(8, "little") + raw[8:],
-        "git lfs pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n",
-        "pickle": b"\x80\x02}q\x00." * 100,
-        "zip": b"PK\x03\x04" + raw[4:],
-        "not JSON": with_header(b"{" * 200),
-        "deep JSON": with_header(b"[" * 100_000),
-        "not UTF-8": with_header(b'{"\xff\xfe": 1}'),
-        "a list": with_header([1, 2]),
-        "entries are numbers": with_header({name: 5}),
-        "a missing tensor": with_header(without),
-        "an extra tensor": with_header(header | {"lm_head.weight": header[name]}),
-        "a renamed tensor": with_header(without | {"layers.1.mlp.upp.weight": header[name]}),
-        "transposed": with_entry(shape=shape[::-1]),
-        "flat": with_entry(shape=[shape[0] * shape[1]]),
-        "negative shape": with_entry(shape=[-shape[0], -shape[1]]),
-        "fractional shape": with_entry(shape=[float(n) for n in shape]),
-        "huge shape": with_entry(shape=[2**40, 2**40]),
-        "shape of words": with_entry(shape=["a", "b"]),
-        "overlapping": with_entry(data_offsets=[begin - 4, end - 4]),
-        "past the end": with_entry(data_offsets=[begin + 2**40, end + 2**40]),
-        "backwards": with_entry(data_offsets=[end, begin]),
-        "three offsets": with_entry(data_offsets=[begin, end, end]),
-        "no offsets": with_entry(data_offsets=[]),
-        "int32 weights": with_entry(dtype="U32"),
-        "unknown dtype": with_entry(dtype="F7"),
-        "dtype a number": with_entry(dtype=32),
-        "dtype a list": with_entry(dtype=["F32"]),
-    }
-
-
-def damaged_configs(raw: dict[str, object]) -> dict[str, bytes]:
-    changes: dict[str, dict[str, object]] = {
-        "llama": {"model_type": "llama"},
-        "causal": {"use_bidirectional_attention": False},
-        "no layers": {"num_hidden_layers": 0},
-        "a layer more": {"num_hidden_layers": 7},
-        "10^9 layers": {"num_hidden_layers": 10**9, "layer_types": None},
-        "negative size": {"hidden_size": -192},
-        "size a word": {"hidden_size": "big"},
-        "another vocabulary": {"vocab_size": 99},
-        "window zero": {"sliding_window": 0},
-        "strange layers": {"layer_types": ["mamba"] * 6},
-        "soft caps": {"attn_logit_softcapping": 50.0},
-    }
-    damaged = {name: json.dumps(raw | change).encode() for name, change in changes.items()}
-    return damaged | {"config empty": b"", "config a list": b"[]", "config cut": b'{"model_type": "ge'}
-
-
-def test_damaged_files_are_refused_in_one_line_and_small_memory(tmp_path):
-    source = checkpoints.write_tiny(tmp_path / "source")
-    weights, config = source / "model.safetensors", source / "config.json"
-    cases = [(weights, name, data) for name, data in damaged_headers(weights.read_bytes()).items()]
-    parsed = json.loads(config.read_text())
-    cases += [(config, name, data) for name, data in damaged_configs(parsed).items()]
-    assert len(cases) >= 30
-    wrong = []
-    for path, name, data in cases:
-        sound = path.read_bytes()
-        path.write_bytes(data)
-        try:
-            convert(source, tmp_path / "out", recipe="bf16")
-            wrong.append(f"{name}: converted")
-        except EmbeddingGemmaError as error:
-            if "\n" in str(error):
-                wrong.append(f"{name}: more than one line")
-        except Exception as error:
-            wrong.append(f"{name}: {error!r}")
-        path.write_bytes(sound)
-        assert [child.name for child in tmp_path.iterdir()] == ["source"]
-    assert not wrong
 
 
 def test_a_full_disk_leaves_nothing_and_says_so(tiny, tmp_path):

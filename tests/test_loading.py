@@ -144,7 +144,7 @@ def config_without_a_key(folder: Path):
     change(folder, head_dim=None)
 
 
-@edit("value of the wrong type")
+@edit("expected for hidden_size a number .* got 'wide'")
 def config_with_a_string(folder: Path):
     change(folder, hidden_size="wide")
 
