@@ -250,7 +250,7 @@ def open_gguf(
         raise EmbeddingGemmaError(f"{path}: expected each tensor once, got some under two names")
     try:
         raw = _config(metadata, tensors)
-    except (KeyError, TypeError) as error:
+    except KeyError as error:
         raise EmbeddingGemmaError(f"{path} lacks {error}, which the network's shape needs") from None
     config = Config.from_dict(raw)
     head: Mapping[str, Matrix] = {p: t for p, t in sorted(tensors.items()) if p.startswith("dense.")}
@@ -259,16 +259,18 @@ def open_gguf(
     if dense_from is not None:
         other = open_folder(dense_from)
         head = {p: m for p, m in other.matrices.items() if p.startswith("dense.")}
-        dense = other.dense
+        dense = (config.hidden_size, *other.dense[1:])
         inputs |= {f"{other.name}/{name}": file for name, file in other.inputs.items()}
-    if not head:
+    if len(head) < (2 if dense_from is None else 1):
         raise EmbeddingGemmaError(
-            f"{path} lacks the dense head (dense_2, dense_3): its vectors would not be "
+            f"{path} lacks the dense head (dense_2 and dense_3): its vectors would not be "
             "EmbeddingGemma's. Give a checkpoint that has it: --dense-from google/embeddinggemma-300m"
         )
     matrices = {p: head.get(p, tensors.get(p)) for p in layout.matrices(config, dense)}
     norms = {p: tensors.get(p) for p in layout.norms(config)}
     _check(path, config, dense, {**matrices, **norms}, tensors)
+    files = _tokenizer_files(path, metadata, tokenizer)
+    inputs |= {f"tokenizer/{n}": file for n, file in files.items() if isinstance(file, Path)}
     return Source(
         name=path.name,
         revision=None,
@@ -276,7 +278,7 @@ def open_gguf(
         dense=dense,
         matrices={p: m for p, m in matrices.items() if m is not None},
         norms={p: _minus_one(n) for p, n in norms.items() if n is not None},
-        files=_tokenizer_files(path, metadata, tokenizer),
+        files=files,
         inputs=inputs,
     )
 
@@ -304,7 +306,7 @@ def _config(metadata: Mapping[str, Any], tensors: Mapping[str, GgufTensor]) -> d
     def value(key: str) -> Any:
         return metadata[f"{ARCHITECTURE}.{key}"]
 
-    head_dim = value("attention.key_length")
+    head_dim, eps = value("attention.key_length"), value("attention.layer_norm_rms_epsilon")
     return {
         "architectures": ["Gemma3TextModel"],
         "model_type": "gemma3_text",
@@ -316,7 +318,7 @@ def _config(metadata: Mapping[str, Any], tensors: Mapping[str, GgufTensor]) -> d
         "num_key_value_heads": value("attention.head_count_kv"),
         "head_dim": head_dim,
         "query_pre_attn_scalar": head_dim,  # llama.cpp scales by the head's size
-        "rms_norm_eps": round(value("attention.layer_norm_rms_epsilon"), 12),
+        "rms_norm_eps": round(eps, 12) if isinstance(eps, float) else eps,  # a float32 in the file
         "max_position_embeddings": value("context_length"),
         "sliding_window": value("attention.sliding_window"),
         "_sliding_window_pattern": 6,  # of every gemma-embedding, in llama.cpp's code
@@ -372,7 +374,7 @@ def _tokenizer_files(
     whole = (
         len(tokens) == len(scores) == len(kinds) >= 4
         and all(isinstance(token, str) for token in tokens)
-        and all(isinstance(score, float) for score in scores)
+        and all(isinstance(score, float) and math.isfinite(score) for score in scores)
         and set(kinds) <= set(range(1, 7))  # the types that sentencepiece knows
     )
     if metadata.get("tokenizer.ggml.model") != "llama" or not whole:

@@ -7,9 +7,11 @@ than the file itself could fill.
 import json
 import re
 import shutil
+import struct
 import time
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_embeddinggemma.convert import convert
+from mlx_embeddinggemma.convert.gguf_file import NAMES
 from safetensors.numpy import load_file, save_file
 
-from mlx_embeddinggemma import EmbeddingGemmaError
+from mlx_embeddinggemma import EmbeddingGemma, EmbeddingGemmaError
 
 UP = "layers.0.mlp.up_proj.weight"
 Damage = Callable[[Path], object]
@@ -602,3 +605,372 @@ def test_damaged_tokenizers_are_refused(case, sound, tmp_path, capfd):
     damage(shutil.copytree(sound, tmp_path / "source"))
     refused(tmp_path / "source", tmp_path / "out", says, room=10_000_000)
     assert capfd.readouterr().err.count("\n") == 0
+
+
+# GGUF
+
+
+def u32(n: int) -> bytes:
+    return struct.pack("<II", 4, n)
+
+
+def f32(x: float) -> bytes:
+    return struct.pack("<If", 6, x)
+
+
+def string(text: str | bytes) -> bytes:
+    content = text if isinstance(text, bytes) else text.encode()
+    return len(content).to_bytes(8, "little") + content
+
+
+def array(kind: int, count: int, content: bytes) -> bytes:
+    return struct.pack("<IIQ", 9, kind, count) + content
+
+
+@dataclass
+class Gguf:
+    """What a GGUF file says; anything in it may be untrue.
+
+    Attributes:
+        metadata: key, and the value with its type as it stands in the file.
+        infos: name, sizes (columns first), ggml type and offset of each tensor.
+        counts: of tensors and of metadata, where they are not the true ones.
+    """
+
+    metadata: list[tuple[str, bytes]]
+    infos: list[tuple[str, tuple[int, ...], int, int]]
+    data: bytes
+    magic: bytes = b"GGUF"
+    version: int = 3
+    counts: list[int | None] = field(default_factory=lambda: [None, None])
+    cut: int | None = None
+
+    def set(self, key: str, value: bytes) -> None:
+        """A metadata entry of the architecture replaced or added."""
+        key = key if "." in key and not key.startswith("attention") else f"gemma-embedding.{key}"
+        self.metadata = [*((k, v) for k, v in self.metadata if k != key), (key, value)]
+
+    def drop(self, key: str) -> None:
+        self.metadata = [(k, v) for k, v in self.metadata if not k.endswith(key)]
+
+    def info(self, tensor: str, **changes: Any) -> None:
+        fields = ("name", "sizes", "kind", "offset")
+        self.infos = [
+            tuple((dict(zip(fields, info, strict=True)) | changes).values())
+            if info[0] == tensor
+            else info
+            for info in self.infos
+        ]
+
+    def content(self) -> bytes:
+        tensors, entries = self.counts
+        counts = (len(self.infos) if tensors is None else tensors, entries)
+        entries = len(self.metadata) if entries is None else entries
+        out = self.magic + struct.pack("<IQQ", self.version, counts[0], entries)
+        out += b"".join(string(key) + value for key, value in self.metadata)
+        for name, sizes, kind, offset in self.infos:
+            out += string(name) + struct.pack(f"<I{len(sizes)}Q", len(sizes), *sizes)
+            out += struct.pack("<IQ", kind, offset)
+        out += bytes(-len(out) % 32) + self.data
+        return out[: self.cut]
+
+
+def as_gguf(folder: Path) -> Gguf:
+    cfg = json.loads((folder / "config.json").read_text())
+    numbers = {
+        "context_length": "max_position_embeddings",
+        "embedding_length": "hidden_size",
+        "block_count": "num_hidden_layers",
+        "feed_forward_length": "intermediate_size",
+        "attention.head_count": "num_attention_heads",
+        "attention.head_count_kv": "num_key_value_heads",
+        "attention.key_length": "head_dim",
+        "attention.sliding_window": "sliding_window",
+    }
+    metadata = [("general.architecture", struct.pack("<I", 8) + string("gemma-embedding"))]
+    metadata += [(f"gemma-embedding.{key}", u32(cfg[ours])) for key, ours in numbers.items()]
+    metadata += [("gemma-embedding.attention.layer_norm_rms_epsilon", f32(1e-6))]
+    metadata += [("gemma-embedding.rope.freq_base", f32(1e6))]
+    names = {"embed_tokens": "token_embd", "norm": "output_norm", "dense.0": "dense_2"}
+    names |= {"dense.1": "dense_3"} | {f"layers.0.{a}": f"blk.0.{b}" for a, b in NAMES.items()}
+    infos, data = [], b""
+    for name, x in checkpoints.all_tensors(folder).items():
+        infos.append((f"{names[name.removesuffix('.weight')]}.weight", x.shape[::-1], 0, len(data)))
+        data += (x + (x.ndim == 1)).astype("<f4").tobytes()
+    return Gguf(metadata, infos, data)
+
+
+HUGE = 2**60
+TABLE, NORM, GATE = "token_embd.weight", "output_norm.weight", "blk.0.ffn_gate.weight"
+GGUFS: dict[str, tuple[Callable[[Gguf], object], str]] = {
+    "empty": (lambda g: vars(g).update(cut=0), "4 bytes expected, got 0"),
+    "magic only": (lambda g: vars(g).update(cut=4), "4 bytes expected, got 0"),
+    "counts only": (lambda g: vars(g).update(cut=24), "expected at most .* that fit into it"),
+    "cut in the metadata": (lambda g: vars(g).update(cut=300), "damaged or truncated"),
+    "cut in the tensors' table": (lambda g: vars(g).update(cut=900), "damaged or truncated"),
+    "cut in the data": (lambda g: vars(g).update(cut=-1), "between .* and .* got it at"),
+    "another magic": (
+        lambda g: vars(g).update(magic=b"ggml"),
+        "expected a GGUF file .* begins with b'ggml'",
+    ),
+    "version 1": (lambda g: vars(g).update(version=1), "version 2 or 3, got version 1"),
+    "big-endian": (lambda g: vars(g).update(version=3 << 24), "version 2 or 3, got version 50,331,648"),
+    "2^60 tensors": (
+        lambda g: g.counts.__setitem__(0, HUGE),
+        "expected at most 65,536 .* got 1,152,921",
+    ),
+    "2^60 entries": (
+        lambda g: g.counts.__setitem__(1, HUGE),
+        "expected at most 65,536 .* got 1,152,921",
+    ),
+    "a tensor more than there are": (
+        lambda g: g.counts.__setitem__(0, len(g.infos) + 1),
+        "damaged or truncated",
+    ),
+    "an entry more than there are": (
+        lambda g: g.counts.__setitem__(1, len(g.metadata) + 1),
+        "damaged or truncated",
+    ),
+    "key of 2^60 bytes": (
+        lambda g: (
+            g.metadata.insert(0, ("", b""))
+            or g.metadata.__setitem__(0, ("", HUGE.to_bytes(8, "little")))
+        ),
+        "damaged or truncated",
+    ),
+    "string of 2^60 bytes": (
+        lambda g: g.set("general.name", struct.pack("<IQ", 8, HUGE)),
+        "1,152,921,504,606,846,976 bytes expected",
+    ),
+    "string not UTF-8": (
+        lambda g: g.set("general.name", struct.pack("<I", 8) + string(b"\xff\xfe")),
+        "'utf-8' codec",
+    ),
+    "array of 2^60 numbers": (
+        lambda g: g.set("x.y", array(4, HUGE, b"")),
+        "expected at most 1,048,576 .* got 1,152,921",
+    ),
+    "array of 2^60 strings": (
+        lambda g: g.set("x.y", array(8, HUGE, b"")),
+        "expected at most 1,048,576 .* got 1,152,921",
+    ),
+    "array of arrays": (
+        lambda g: g.set("x.y", array(9, 1, array(4, 0, b"")[4:])),
+        "expected an array of numbers or strings, got one of type 9",
+    ),
+    "arrays 10,000 deep": (
+        lambda g: g.set("x.y", array(9, 1, struct.pack("<IQ", 9, 1) * 10_000)),
+        "got one of type 9",
+    ),
+    "value of type 99": (
+        lambda g: g.set("x.y", struct.pack("<I", 99)),
+        "expected a value of a type from 0 to 12, got type 99",
+    ),
+    "key twice": (lambda g: g.metadata.append(g.metadata[1]), "context_length' comes twice"),
+    "alignment 0": (lambda g: g.set("general.alignment", u32(0)), "expected an alignment .* got 0"),
+    "alignment a fraction": (
+        lambda g: g.set("general.alignment", f32(32)),
+        "expected an alignment .* got 32.0",
+    ),
+    "alignment 2^31": (
+        lambda g: g.set("general.alignment", u32(2**31)),
+        "on a multiple of 2,147,483,648, got it at",
+    ),
+    "another architecture": (
+        lambda g: g.set("general.architecture", struct.pack("<I", 8) + string("llama")),
+        "expected architecture gemma-embedding, got 'llama'",
+    ),
+    "no architecture": (
+        lambda g: g.drop("architecture"),
+        "expected architecture gemma-embedding, got None",
+    ),
+    "no embedding length": (
+        lambda g: g.drop("embedding_length"),
+        "lacks 'gemma-embedding.embedding_length'",
+    ),
+    "no norm epsilon": (
+        lambda g: g.drop("epsilon"),
+        "lacks 'gemma-embedding.attention.layer_norm_rms_epsilon'",
+    ),
+    "epsilon a word": (
+        lambda g: g.set("attention.layer_norm_rms_epsilon", struct.pack("<I", 8) + string("x")),
+        "rms_norm_eps a number above 0, got 'x'",
+    ),
+    "2^32 layers": (
+        lambda g: g.set("block_count", u32(2**32 - 1)),
+        "expected 1 to 1,000 layers, got 4,294,967,295",
+    ),
+    "layers a word": (
+        lambda g: g.set("block_count", struct.pack("<I", 8) + string("six")),
+        "config.json holds .* 'six'",
+    ),
+    "a layer more": (lambda g: g.set("block_count", u32(2)), "missing layers.1"),
+    "other hidden size": (
+        lambda g: g.set("embedding_length", u32(128)),
+        r"\[512, 64\] instead of \[512, 128\]",
+    ),
+    "no heads": (lambda g: g.set("attention.head_count", u32(0)), "num_attention_heads .* got 0"),
+    "heads by layer": (
+        lambda g: g.set("attention.head_count", array(4, 1, bytes(4))),
+        "num_attention_heads .* got .0",
+    ),
+    "tensor missing": (lambda g: g.infos.pop(2), "missing layers.0"),
+    "table missing": (lambda g: g.infos.pop(0), "lacks 'embed_tokens'"),
+    "tensor extra": (
+        lambda g: (
+            g.infos.append(("rope_freqs.weight", (0,), 0, 0))
+            or g.info("rope_freqs.weight", sizes=(8,), offset=len(g.data))
+            or vars(g).update(data=g.data + bytes(32))
+        ),
+        "left over 'rope_freqs.weight'",
+    ),
+    "tensor twice": (lambda g: g.infos.append(g.infos[-1]), "comes twice"),
+    "tensor under two names": (
+        lambda g: (
+            g.infos.append(("norm", (64,), 0, len(g.data))) or vars(g).update(data=g.data + bytes(256))
+        ),
+        "each tensor once",
+    ),
+    "layer a word": (
+        lambda g: g.info(GATE, name="blk.x.ffn_gate.weight"),
+        "missing layers.0.mlp.gate_proj.* left over 'layers.x",
+    ),
+    "name of 2^60 bytes": (
+        lambda g: vars(g).update(
+            infos=[], counts=[1, None], data=HUGE.to_bytes(8, "little") + bytes(99)
+        ),
+        "damaged or truncated",
+    ),
+    "no dimensions": (
+        lambda g: g.info(NORM, sizes=()),
+        "expected 1 to 4 dimensions of 'output_norm.weight', got 0",
+    ),
+    "nine dimensions": (
+        lambda g: g.info(NORM, sizes=(64,) + 8 * (1,)),
+        "expected 1 to 4 dimensions .* got 9",
+    ),
+    "a dimension of zero": (
+        lambda g: g.info(NORM, sizes=(0,)),
+        r"in rows of a multiple of 1, got \[0\]",
+    ),
+    "dimensions that overflow 64 bits": (
+        lambda g: g.info(TABLE, sizes=(2**40, 2**40)),
+        "4,835,703,278,458,516,698,824,704 bytes. between",
+    ),
+    "dimensions swapped": (
+        lambda g: g.info(TABLE, sizes=(512, 64)),
+        r"embed_tokens \[64, 512\] instead of",
+    ),
+    "unsupported type": (lambda g: g.info(GATE, kind=12), "ggml type 12; expected one of F32, F16"),
+    "a type of other width": (
+        lambda g: g.info(GATE, kind=1) or g.info("blk.0.ffn_up.weight", offset=0),
+        "between .* and .* got it at",
+    ),
+    "rows that are no blocks": (
+        lambda g: g.info(GATE, kind=2, sizes=(33, 2)),
+        r"multiple of 32, got \[2, 33\]",
+    ),
+    "a packed norm": (lambda g: g.info(NORM, kind=8), "norm packed instead of floats"),
+    "offset off the grid": (
+        lambda g: g.info(NORM, offset=g.infos[-1][3] + 4),
+        "on a multiple of 32, got it at",
+    ),
+    "offset past the end": (lambda g: g.info(NORM, offset=HUGE), "between .* and .* got it at"),
+    "offsets overlap": (lambda g: g.info(NORM, offset=g.infos[0][3]), "between .* and .* got it at"),
+    "without the head": (
+        lambda g: vars(g).update(infos=g.infos[:-2]),
+        "lacks the dense head .* --dense-from",
+    ),
+    "half a head": (lambda g: g.infos.pop(), "lacks the dense head .* --dense-from"),
+    "NaN": (
+        lambda g: vars(g).update(data=struct.pack("<f", np.nan) + g.data[4:]),
+        "holds NaN or infinite weights",
+    ),
+}
+
+
+def write_gguf(path: Path, gguf: Gguf) -> Path:
+    path.write_bytes(gguf.content())
+    return path
+
+
+def test_the_undamaged_gguf_converts(sound, tmp_path):
+    file = write_gguf(tmp_path / "model.gguf", as_gguf(sound))
+    assert convert(file, tmp_path / "out", recipe="bf16", tokenizer=sound).fidelity[64].mean > 0.999
+
+
+@pytest.mark.parametrize("case", GGUFS)
+def test_damaged_ggufs_are_refused(case, sound, tmp_path):
+    gguf = as_gguf(sound)
+    damage, says = GGUFS[case]
+    damage(gguf)
+    file = write_gguf(tmp_path / "model.gguf", gguf)
+    room = 10_000_000 if case == "NaN" else 1_000_000
+    refused(file, tmp_path / "out", says, tokenizer=sound, room=room)
+
+
+PIECES = ["<pad>", "<eos>", "<bos>", "<unk>", *(f"<0x{i:02X}>" for i in range(256))]
+PIECES += [chr(i) for i in range(0x4E00, 0x4E00 + 512 - len(PIECES))]
+GGUF_TOKENIZERS = {
+    "tokens are numbers": ("tokens", array(4, 512, bytes(2048)), "carries no sentencepiece tokenizer"),
+    "tokens one string": ("tokens", struct.pack("<I", 8) + string("x"), "carries no sentencepiece"),
+    "fewer tokens than scores": ("tokens", array(8, 4, 4 * string("a")), "carries no sentencepiece"),
+    "scores are strings": ("scores", array(8, 512, 512 * string("")), "carries no sentencepiece"),
+    "scores are not numbers": (
+        "scores",
+        array(6, 512, struct.pack("<f", np.nan) * 512),
+        "carries no sentencepiece",
+    ),
+    "unheard-of kinds": (
+        "token_type",
+        array(4, 512, struct.pack("<I", 300) * 512),
+        "carries no sentencepiece",
+    ),
+    "another model": (
+        "model",
+        struct.pack("<I", 8) + string("gpt2"),
+        "carries no sentencepiece .* --tokenizer",
+    ),
+    "no unknown token": (
+        "token_type",
+        array(4, 512, struct.pack("<I", 1) * 512),
+        "is not a sentencepiece model",
+    ),
+}
+
+
+def with_tokenizer(gguf: Gguf) -> Gguf:
+    kinds = [3, 3, 3, 2] + 256 * [6] + 252 * [1]
+    gguf.set("tokenizer.ggml.model", struct.pack("<I", 8) + string("llama"))
+    gguf.set("tokenizer.ggml.tokens", array(8, 512, b"".join(map(string, PIECES))))
+    gguf.set(
+        "tokenizer.ggml.scores", array(6, 512, struct.pack("<512f", *(-float(i) for i in range(512))))
+    )
+    gguf.set("tokenizer.ggml.token_type", array(5, 512, struct.pack("<512i", *kinds)))
+    return gguf
+
+
+def test_the_undamaged_gguf_converts_with_its_own_tokenizer(sound, tmp_path):
+    file = write_gguf(tmp_path / "model.gguf", with_tokenizer(as_gguf(sound)))
+    convert(file, tmp_path / "out", recipe="bf16")
+    assert EmbeddingGemma(tmp_path / "out").tokenize(["\u4e01a"]) == [[2, 261, 4 + ord("a"), 1]]
+
+
+@pytest.mark.parametrize("case", GGUF_TOKENIZERS)
+def test_damaged_tokenizers_of_ggufs_are_refused(case, sound, tmp_path, capfd):
+    key, value, says = GGUF_TOKENIZERS[case]
+    gguf = with_tokenizer(as_gguf(sound))
+    gguf.set(f"tokenizer.ggml.{key}", value)
+    refused(write_gguf(tmp_path / "model.gguf", gguf), tmp_path / "out", says, room=10_000_000)
+    assert capfd.readouterr().err.count("\n") == 0
+
+
+def test_a_borrowed_head_of_another_network_is_refused(sound, tmp_path):
+    gguf = as_gguf(sound)
+    gguf.infos = gguf.infos[:-2]
+    file = write_gguf(tmp_path / "model.gguf", gguf)
+    other = tiny(tmp_path / "other", hidden_size=128)
+    says = r"dense.0 \[64, 128\] instead of \[64, 64\]"
+    refused(file, tmp_path / "out", says, tokenizer=sound, dense_from=other)
+    without = tiny(tmp_path / "without", dense=())
+    refused(file, tmp_path / "out", "lacks the dense head", tokenizer=sound, dense_from=without)
