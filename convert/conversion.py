@@ -124,6 +124,13 @@ def convert(
         opened = open_gguf(Path(source), dense_from=dense_from, tokenizer=tokenizer)
     else:
         opened = open_folder(source, revision=revision, local_files_only=local_files_only)
+    before = _stamps(opened)
+    target = Path(output).expanduser()
+    if not dry_run:
+        try:
+            _check_target(target, opened, force)
+        except OSError as error:
+            raise EmbeddingGemmaError(f"cannot write {target}: {error.strerror}") from None
     pack: Packer = plainly
     if chosen.budget:
         texts = read_texts(Path(calibration or TEXTS))
@@ -135,8 +142,6 @@ def convert(
     fidelity: Mapping[int, Fidelity] = {}
     inputs: Mapping[str, str] = {}
     if not dry_run:
-        target = Path(output).expanduser()
-        _check_target(target, opened, force)
         with new_folder(target, replace=force) as folder:
             fidelity, inputs = _fill(
                 folder, target.name, opened, chosen, dtype, pieces, notes, progress
@@ -147,6 +152,8 @@ def convert(
                     f"mean cosine to the source is {mean:.6f}, expected at least {min_cosine}: "
                     "use a recipe with more bits; nothing was written"
                 )
+            if _stamps(opened) != before:
+                raise EmbeddingGemmaError(f"{opened.name} changed while it was read: convert it again")
         if upload_repo is not None:
             upload(target, upload_repo)
     return Report(
@@ -179,9 +186,12 @@ def _dtype(recipe: Recipe, dtype: str | None) -> str:
 
 
 def _check_target(target: Path, source: Source, force: bool) -> None:
-    """Refuses a target whose replacement would lose something."""
+    """Refuses a target whose replacement would lose something, before any work is done."""
+    if target.exists() and not force:
+        raise EmbeddingGemmaError(f"{target} exists: choose another folder or replace it (--force)")
     for path in source.inputs.values():
-        if target.resolve() in path.resolve().parents:
+        # A hub's cache holds links: neither they nor what they point to may go.
+        if target.resolve() in {*path.resolve().parents, *(path.parent.resolve() / "_").parents}:
             raise EmbeddingGemmaError(f"{target} holds the source: choose another output folder")
     if force and target.is_dir() and any(target.iterdir()) and not (target / "config.json").exists():
         raise EmbeddingGemmaError(
@@ -200,7 +210,6 @@ def _fill(
     progress: bool,
 ) -> tuple[Mapping[int, Fidelity], Mapping[str, str]]:
     """Writes every file of the output."""
-    before = _stamps(source)
     (folder / "config.json").write_text(as_json(_config(source, dtype, pieces)), "utf-8")
     if len(source.dense) == 1:
         (folder / "modules.json").write_text(as_json([]), "utf-8")  # says: no head
@@ -219,8 +228,6 @@ def _fill(
         if not np.isfinite(vectors).all():
             raise EmbeddingGemmaError(f"{whose} gives vectors that are NaN, infinite or zero")
     fidelity = compare(expected, got)
-    if _stamps(source) != before:
-        raise EmbeddingGemmaError(f"{source.name} changed while it was read: convert it again")
     record = {
         "source": source.name,
         "revision": source.revision,
@@ -250,12 +257,13 @@ def _bar(pieces: Sequence[Piece], progress: bool) -> "tqdm[Any]":
     )
 
 
-def _stamps(source: Source) -> list[tuple[int, int]]:
+def _stamps(source: Source) -> list[tuple[int, ...]]:
+    """What tells that a file was written to, or replaced by another."""
     try:
         stats = [path.stat() for path in source.inputs.values()]
     except OSError:
         return []
-    return [(stat.st_size, stat.st_mtime_ns) for stat in stats]
+    return [(s.st_size, s.st_mtime_ns, s.st_ino) for s in stats]
 
 
 def _digests(source: Source) -> dict[str, str]:

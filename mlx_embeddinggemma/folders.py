@@ -25,11 +25,11 @@ def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     Raises:
         EmbeddingGemmaError: `target` exists and `replace` is not set, or cannot be written.
     """
-    if target.exists() and not replace:
-        raise EmbeddingGemmaError(f"{target} exists: choose another folder or replace it (--force)")
-    if target.exists() and not target.is_dir():
-        raise EmbeddingGemmaError(f"{target} is a file; expected a folder")
     try:
+        if target.exists() and not replace:
+            raise EmbeddingGemmaError(f"{target} exists: choose another folder or replace it (--force)")
+        if target.exists() and not target.is_dir():
+            raise EmbeddingGemmaError(f"{target} is a file; expected a folder")
         target.parent.mkdir(parents=True, exist_ok=True)
         _recover(target)
         partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
@@ -42,13 +42,22 @@ def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
         partial.chmod(0o777 & ~_umask())
         if target.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old-", dir=target.parent))
-            os.replace(target, old)
-            os.replace(partial, target)
+            try:
+                os.replace(target, old)
+                os.replace(partial, target)
+            except OSError:
+                if target.exists():
+                    old.rmdir()
+                else:
+                    os.replace(old, target)
+                raise
             shutil.rmtree(old)
         else:
             os.replace(partial, target)
     except OSError as error:
-        raise EmbeddingGemmaError(f"writing {target} failed: {error.strerror or error}") from None
+        # A source that went away comes here too: say which file.
+        what = f" ({error.filename})" if partial.name not in str(error.filename or partial.name) else ""
+        raise EmbeddingGemmaError(f"writing {target} failed: {error.strerror or error}{what}") from None
     finally:
         os.close(alive)
         shutil.rmtree(partial, ignore_errors=True)

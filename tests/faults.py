@@ -1,4 +1,6 @@
-"""Faults put into the network on purpose, to see that a check notices them."""
+"""Faults put into the network or the disk on purpose, to see that a check notices them."""
+
+import os
 
 import mlx.core as mx
 import numpy as np
@@ -15,3 +17,15 @@ def causal(lengths, L, radius, part):
 def unpadded(lengths, L, radius, part):
     """In the place of `attention.spans`: padding is seen like any token."""
     return attention.spans(np.full_like(lengths, L), L, radius, part)
+
+
+def disk_fills_at(name, monkeypatch):
+    """Whatever is written to a file of this name meets a full disk, Linux's own `/dev/full`."""
+    real = open
+
+    def full(file, mode="r", *args, **kwargs):
+        at_fault = "w" in mode and os.path.basename(str(file)) == name
+        return real("/dev/full" if at_fault else file, mode, *args, **kwargs)
+
+    monkeypatch.setattr("builtins.open", full)
+    monkeypatch.setattr("io.open", full)
