@@ -318,8 +318,8 @@ def _notes(source: Source, recipe: Recipe, pieces: Sequence[Piece]) -> list[str]
     kinds = {piece.wanted.kind for piece in pieces if piece.wanted and piece.settings}
     if grid and kinds and kinds != {grid}:
         notes.append(
-            f"the weights lie on ggml's {grid} grid: recipe {grid} keeps them exactly, "
-            f"{recipe.name} moves them"
+            f"the weights lie on ggml's {grid} grid: recipe {grid} keeps them on it, "
+            f"{recipe.name} moves them off"
         )
     return notes
 

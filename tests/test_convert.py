@@ -119,6 +119,55 @@ def test_a_packed_source_is_carried_over_bit_for_bit_and_expands_to_bf16(four_bi
     assert mx.allclose(expanded, written, rtol=2**-7, atol=1e-3)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_mlx_community_folder_expands_to_the_very_floats_it_stands_for(dtype, tmp_path):
+    whole = checkpoints.write_tiny(tmp_path / "whole", num_hidden_layers=2, dense=(128, 64))
+    source = checkpoints.as_mlx_community(whole, tmp_path / "source", bits=4)
+    packed = mx.load(str(source / "model.safetensors"))
+    mx.eval(packed)
+    half = {k: v.astype(mx.bfloat16) if v.dtype == mx.float32 else v for k, v in packed.items()}
+    mx.save_safetensors(str(source / "model.safetensors"), half)  # as mlx-community's: 16-bit scales
+    report = convert(source, tmp_path / "out", recipe="fp32" if dtype == "float32" else "bf16")
+    assert report.fidelity[64].mean > 0.9999
+    written = mx.load(str(tmp_path / "out" / "model.safetensors"))
+    assert set(written) == {k for k in half if k.endswith(".weight")}
+    assert "quantization" not in json.loads((tmp_path / "out" / "config.json").read_text())
+    for name, value in written.items():
+        path = name.removesuffix(".weight")
+        expected = half[name].astype(mx.float32)
+        if f"{path}.scales" in half:
+            bits = np.array(half[name])[..., None] >> np.arange(0, 32, 4, dtype=np.uint32) & 15
+            q = bits.reshape(value.shape[0], -1, 64).astype(np.float32)
+            scales, biases = (
+                np.array(half[f"{path}.{n}"].astype(mx.float32))[..., None]
+                for n in ("scales", "biases")
+            )
+            expected = mx.array((scales * q + biases).reshape(value.shape))  # exact but for the sum
+        assert value.dtype == getattr(mx, dtype)
+        assert mx.array_equal(value, expected.astype(value.dtype)), name
+
+
+def test_a_sharded_source_gives_the_same_bytes(tmp_path):
+    whole = checkpoints.write_tiny(tmp_path / "whole", num_hidden_layers=2)
+    source = checkpoints.shard(whole, tmp_path / "shards")
+    for folder, out in ((whole, "a"), (source, "b")):
+        convert(folder, tmp_path / out, recipe="8bit")
+    a, b = (tmp_path / out / "model.safetensors" for out in "ab")
+    assert a.read_bytes() == b.read_bytes()
+    record = json.loads((tmp_path / "b" / "conversion.json").read_text())
+    shards = {path.name for path in source.glob("model-*.safetensors")}
+    assert len(shards) == 3 and shards <= record["inputs"].keys()
+
+
+@pytest.mark.parametrize("dense", [(128,), (96, 160, 64)])
+def test_heads_of_other_sizes_and_numbers_convert(dense, tmp_path):
+    source = checkpoints.write_tiny(tmp_path / "source", num_hidden_layers=1, dense=dense)
+    convert(source, tmp_path / "out", recipe="fp32")
+    a, b = (EmbeddingGemma(folder).encode(TEXTS) for folder in (source, tmp_path / "out"))
+    assert a.shape[1] == dense[-1]
+    np.testing.assert_allclose(a, b, atol=2e-6)
+
+
 def test_inputs_that_do_not_divide_stay_float_and_are_named(tmp_path):
     source = checkpoints.write_tiny(tmp_path / "source", intermediate_size=96)
     report = convert(source, tmp_path / "out", recipe="4bit")
@@ -162,10 +211,24 @@ def blocks(kind: str) -> np.ndarray:
             x[:, ::7], x[:, 3::7] = 4, -4
         case "half levels":
             x = np.round(x * 4) / np.float32(8)
+        case "+max before -max":
+            x[:, 5::32], x[:, 20::32] = 4, -4
+        case "-max before +max":
+            x[:, 5::32], x[:, 20::32] = -4, 4
+        case "ends of float16":
+            x *= (np.logspace(-7, 4, 64, dtype=np.float32) / np.abs(x).max(axis=1))[:, None]
+        case "one weight a block":
+            x[:, np.arange(96) % 32 != 9] = 0
+        case "minus zero":
+            x[x < 0] = -0.0
+        case "full size":
+            x = rng.standard_normal((768, 1152)).astype(np.float32) * np.float32(0.03)
     return x
 
 
 KINDS = ("random", "constant", "zero", "tiny", "subnormal", "huge", "tie", "half levels")
+KINDS += ("+max before -max", "-max before +max", "ends of float16", "one weight a block", "minus zero")
+KINDS += ("full size",)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning:gguf.*")
@@ -187,19 +250,37 @@ def test_scales_that_overflow_float16_are_refused():
         q4_0(np.full((1, 32), 1e6, np.float32))
 
 
-def test_a_checkpoint_on_the_grid_is_recognised_and_kept(tmp_path):
+@pytest.mark.parametrize(
+    ("quantize", "bits", "plain", "exact"), [(q4_0, 4, "4bit", "q4_0"), (q8_0, 8, "8bit", "q8_0")]
+)
+def test_a_checkpoint_on_the_grid_is_recognised_and_kept(quantize, bits, plain, exact, tmp_path):
     source = checkpoints.write_tiny(tmp_path / "source")
     for path in (source / "model.safetensors", *source.glob("*_Dense/model.safetensors")):
         tensors = load_file(path)
         for key, x in tensors.items():
             if x.ndim == 2:
-                tensors[key] = np.array(mx.dequantize(*grid(*q4_0(x), 4).values(), 32, 4))
+                tensors[key] = np.array(mx.dequantize(*grid(*quantize(x), bits).values(), 32, bits))
         save_file(tensors, path)
-    (note,) = convert(source, tmp_path / "plain", recipe="4bit").notes
-    assert "q4_0 grid" in note
-    exact = convert(source, tmp_path / "exact", recipe="q4_0")
-    assert not exact.notes
-    assert exact.fidelity[768].worst == 1
+    (note,) = convert(source, tmp_path / "plain", recipe=plain).notes
+    assert f"{exact} grid: recipe {exact} keeps" in note
+    report = convert(source, tmp_path / "exact", recipe=exact)
+    assert not report.notes
+    assert report.fidelity[768].worst == 1
+    written = mx.load(str(tmp_path / "exact" / "model.safetensors"))
+    for name, x in checkpoints.all_tensors(source).items():
+        path = name.removesuffix(".weight")
+        path = path if path.startswith("dense.") else f"model.{path}"
+        if x.ndim == 2:
+            parts = (written[f"{path}.{n}"] for n in ("weight", "scales", "biases"))
+            np.testing.assert_array_equal(np.array(mx.dequantize(*parts, 32, bits)), x, err_msg=name)
+
+
+def test_grids_whose_scales_were_never_rounded_are_recognised_too():
+    x = blocks("random")
+    d = np.abs(x.reshape(-1, 32)).max(axis=1, keepdims=True) / np.float32(8)
+    levels = np.clip(np.round(x.reshape(-1, 32) / d), -8, 7)
+    levels[:, 3] = -8  # training for the grid leaves each block's largest weight on its end
+    assert on_grid((levels * d).reshape(x.shape)) == "q4_0"
 
 
 def test_ordinary_weights_lie_on_no_grid():

@@ -13,11 +13,12 @@ from mlx_embeddinggemma.convert.gguf_file import NAMES, read_gguf
 from safetensors.numpy import load_file
 
 from mlx_embeddinggemma import EmbeddingGemma, EmbeddingGemmaError
+from mlx_embeddinggemma.config import Config
 
 TEXTS = ["Mars is the red planet.", "Простой текст", ""]
 
 
-def write_gguf(folder: Path, out: Path, kind: str, *, head: bool = True) -> Path:
+def write_gguf(folder: Path, out: Path, kind: str, *, heads=(2, 3), extra=lambda writer: None) -> Path:
     """A gemma-embedding file from a folder, by the gguf package's writer."""
     cfg = json.loads((folder / "config.json").read_text())
     writer = gguf.GGUFWriter(out, "gemma-embedding")
@@ -39,10 +40,10 @@ def write_gguf(folder: Path, out: Path, kind: str, *, head: bool = True) -> Path
     }
     tensors = load_file(folder / "model.safetensors")
     found = {f"{names[n.removesuffix('.weight')]}.weight": x for n, x in tensors.items()}
-    if head:
-        for i in (2, 3):
-            dense = load_file(folder / f"{i}_Dense" / "model.safetensors")["linear.weight"]
-            found[f"dense_{i}.weight"] = dense
+    for i in heads:
+        dense = load_file(folder / f"{i}_Dense" / "model.safetensors")["linear.weight"]
+        found[f"dense_{i}.weight"] = dense
+    extra(writer)
     ggml = gguf.GGMLQuantizationType[kind]
     for name, x in found.items():
         if x.ndim == 1:
@@ -59,12 +60,14 @@ def write_gguf(folder: Path, out: Path, kind: str, *, head: bool = True) -> Path
 
 
 @pytest.mark.parametrize(
-    ("kind", "recipe"), [("F32", "fp32"), ("Q4_0", "q4_0"), ("Q8_0", "q8_0"), ("Q8_0", "fp32")]
-)
+    ("kind", "recipe"),
+    [("F32", "fp32"), ("F16", "fp32"), ("BF16", "fp32"), ("BF16", "bf16"), ("Q4_0", "q4_0"),
+     ("Q8_0", "q8_0"), ("Q4_0", "fp32"), ("Q8_0", "fp32")],
+)  # fmt: skip
 def test_an_import_is_exact(kind, recipe, tiny, tmp_path):
     file = write_gguf(tiny, tmp_path / "model.gguf", kind)
     report = convert(file, tmp_path / "out", recipe=recipe, tokenizer=tiny)
-    assert report.fidelity[768].worst > 0.999999
+    assert report.fidelity[768].worst > (0.999 if recipe == "bf16" else 0.999999)
     written = mx.load(str(tmp_path / "out" / "model.safetensors"))
     ggml = gguf.GGMLQuantizationType[kind]
     for name, x in load_file(tiny / "model.safetensors").items():
@@ -75,17 +78,60 @@ def test_an_import_is_exact(kind, recipe, tiny, tmp_path):
             if f"{path}.scales" in written:
                 packed = (written[f"{path}.{n}"] for n in ("weight", "scales", "biases"))
                 got = mx.dequantize(*packed, 32, 4 if kind == "Q4_0" else 8)
-            np.testing.assert_array_equal(np.array(got), expected, err_msg=path)
+            np.testing.assert_array_equal(np.array(got.astype(mx.float32)), expected, err_msg=path)
+        elif recipe != "bf16":
+            np.testing.assert_array_equal(
+                np.array(written[f"{path}.weight"]), (x + 1) - 1, err_msg=path
+            )
     assert np.isfinite(EmbeddingGemma(tmp_path / "out").encode(TEXTS)).all()
 
 
 def test_a_file_without_the_head_is_refused_and_can_borrow_one(tiny, tmp_path):
-    file = write_gguf(tiny, tmp_path / "model.gguf", "F32", head=False)
+    file = write_gguf(tiny, tmp_path / "model.gguf", "F32", heads=())
     with pytest.raises(EmbeddingGemmaError, match="--dense-from"):
         convert(file, tmp_path / "out", tokenizer=tiny)
     convert(file, tmp_path / "out", recipe="fp32", tokenizer=tiny, dense_from=tiny)
     a, b = (EmbeddingGemma(folder).encode(TEXTS) for folder in (tiny, tmp_path / "out"))
     np.testing.assert_allclose(a, b, atol=2e-6)
+
+
+def test_the_networks_shape_comes_from_the_metadata(tiny, tmp_path):
+    file = write_gguf(tiny, tmp_path / "model.gguf", "F32")
+    convert(file, tmp_path / "out", recipe="fp32", tokenizer=tiny)
+    raw, ours = (json.loads((f / "config.json").read_text()) for f in (tiny, tmp_path / "out"))
+    assert Config.from_dict(ours) == Config.from_dict(raw)
+
+
+def test_a_files_own_tokenizer_gives_the_same_ids(tiny, tmp_path):
+    raw = json.loads((tiny / "tokenizer.json").read_text(encoding="utf-8"))
+    pieces = sorted(raw["model"]["vocab"], key=raw["model"]["vocab"].__getitem__)
+
+    def tokenizer(writer: gguf.GGUFWriter) -> None:
+        kinds = [3, 3, 3, 2, *(6 if piece.startswith("<0x") else 1 for piece in pieces[4:])]
+        writer.add_tokenizer_model("llama")
+        writer.add_token_list(pieces)
+        writer.add_token_scores([-float(i) for i in range(len(pieces))])
+        writer.add_token_types(kinds)
+
+    file = write_gguf(tiny, tmp_path / "model.gguf", "F32", extra=tokenizer)
+    convert(file, tmp_path / "out", recipe="fp32")
+    assert {"tokenizer.model"} == {p.name for p in (tmp_path / "out").glob("token*")}
+    reference, own = EmbeddingGemma(tiny), EmbeddingGemma(tmp_path / "out")
+    texts = [*TEXTS, "the other  one\n\t<bos> in there", "\0 ▁▁ 🏰"]
+    assert own.tokenize(texts) == reference.tokenize(texts)
+    np.testing.assert_allclose(own.encode(texts), reference.encode(texts), atol=2e-6)
+
+
+def test_the_order_of_the_heads_tensors_in_the_file_does_not_matter(tmp_path):
+    source = checkpoints.write_tiny(tmp_path / "source", num_hidden_layers=1)
+    files = [
+        write_gguf(source, tmp_path / f"{i}.gguf", "F32", heads=heads)
+        for i, heads in enumerate([(2, 3), (3, 2)])
+    ]
+    for file in files:
+        convert(file, tmp_path / file.stem, recipe="fp32", tokenizer=source)
+    a, b = (load_file(tmp_path / file.stem / "model.safetensors") for file in files)
+    assert a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
 
 def test_a_file_without_tokenizer_is_refused_with_the_remedy(tiny, tmp_path):
