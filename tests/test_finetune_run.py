@@ -218,6 +218,41 @@ def test_the_rate_rises_linearly_then_falls_by_a_cosine():
     assert rates[6] == pytest.approx(0.5) and rates[9] == pytest.approx(0.0381, abs=1e-4)
 
 
+def test_the_first_update_is_adams(small, pairs, tmp_path):
+    """Corrected for its start, Adam first moves every weight by the rate, against the gradient."""
+    finetune(small, pairs, tmp_path / "out", **SETTINGS | {"steps": 1})
+    model = trainable(open_checkpoint(small))
+    batch = trainer.batch_at(read(pairs, {}, "none"), 8, 0, 0)
+    ids = EmbeddingGemma(small).tokenize(batch.texts)
+    loss = build("multiple_negatives_ranking", size=256)
+    gradient = np.array(loss_and_gradient(model, loss, batch, ids)[1]["dense"][0]["weight"])
+    after = open_checkpoint(tmp_path / "out").tensors["dense.0.weight"].read()
+    moved = np.array(after) - np.array(model.dense[0].weight)
+    clear = np.abs(gradient) > np.abs(gradient).mean()
+    assert np.allclose(moved[clear], -3e-3 * np.sign(gradient[clear]), rtol=1e-3)
+
+
+def test_gradients_are_cut_at_a_norm_of_1(small, pairs, tmp_path, monkeypatch):
+    norms = []
+
+    class Watched(trainer.optim.Adam):
+        def apply_gradients(self, gradients, parameters):
+            norms.append(np.sqrt(sum((g * g).sum().item() for _, g in tree_flatten(gradients))))
+            return super().apply_gradients(gradients, parameters)
+
+    monkeypatch.setattr(trainer.optim, "Adam", Watched)
+    report = finetune(small, pairs, tmp_path / "out", **SETTINGS | {"steps": 2})
+    assert all(entry["grad_norm"] > 1.5 for entry in report.log)
+    assert norms == pytest.approx([1, 1], rel=1e-4)
+
+
+def test_a_long_text_keeps_its_first_tokens_and_its_end(small, pairs, tmp_path):
+    settings = trainer.Settings(task="none", max_length=4)
+    run = trainer.Run(small, pairs, tmp_path / "out", None, None, settings, False, False)
+    whole = EmbeddingGemma(small).tokenize(["the red of bank"])[0]
+    assert len(whole) > 4 and run.ids["the red of bank"] == [*whole[:3], 1]
+
+
 def test_mined_negatives_are_near_and_never_a_known_answer(small, pairs):
     model, data = EmbeddingGemma(small), read(pairs, {}, "none")
     mined = mine(model, data, count=3, margin=1.0)
