@@ -16,7 +16,8 @@ from mlx_embeddinggemma.model import Model, RMSNorm
 from .sources import Matrix, Source
 
 NEIGHBOURS = 10
-BATCH_TOKENS = 2048  # the whole sample at once: each layer is read but once
+BATCH_TOKENS = 2048
+START_COST = 512  # each batch reads all weights again
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def embed(source: Source, ids: Sequence[Sequence[int]]) -> np.ndarray:
     streamed.layers = [_Streamed(layer, f"layers.{i}", source) for i, layer in enumerate(model.layers)]
     streamed.dense = [_Streamed(dense, f"dense.{i}", source) for i, dense in enumerate(model.dense)]
     vectors = np.empty((len(ids), source.dense[-1]), np.float32)
-    for batch in batches([len(row) for row in ids], BATCH_TOKENS):
+    for batch in batches([len(row) for row in ids], BATCH_TOKENS, start_cost=START_COST):
         vectors[batch] = np.array(model(*pad([ids[i] for i in batch])))
     return vectors
 
