@@ -82,9 +82,9 @@ def engines(one: dict[str, Any]) -> str:
     contenders = one["contenders"]
     rows = []
     for job, tokens in one["tokens"].items():
-        # A job's unit is that of its slowest engine's median.
-        slowest = max(statistics.median(c["samples_s"][job]) for c in contenders)
-        unit, factor, places = ("s", 1, 1) if slowest >= 1 else ("ms", 1000, 0)
+        # A job's unit is that of its fastest engine's median.
+        fastest = min(statistics.median(c["samples_s"][job]) for c in contenders)
+        unit, factor, places = ("s", 1, 1) if fastest >= 1 else ("ms", 1000, 0)
         cells = []
         for contender in contenders:
             samples = [factor * seconds for seconds in sorted(contender["samples_s"][job])]
