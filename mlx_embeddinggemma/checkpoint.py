@@ -1,4 +1,4 @@
-"""A folder of weights to a network: found, checked name by name, then loaded.
+"""A folder of weights, found and checked name by name; `loading` makes the network of it.
 
 Layouts that load: sentence-transformers (the official one; the head in `2_Dense/`, `3_Dense/`),
 mlx-community and this package's converter (a `model.` prefix or none, the head in the same file,
@@ -6,20 +6,14 @@ packed weights described by config.json). Inside this package there is one set o
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
-
-from mlx_embeddinggemma import layout, runtime
+from mlx_embeddinggemma import layout
 from mlx_embeddinggemma.config import Config
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
-from mlx_embeddinggemma.linear import Linear
-from mlx_embeddinggemma.model import Model, RMSNorm
-from mlx_embeddinggemma.packed import unpack
-from mlx_embeddinggemma.table import VocabularyTable
 from mlx_embeddinggemma.tensors import Tensor, read_headers
 
 FLOATS = ("F32", "F16", "BF16")
@@ -184,23 +178,23 @@ def _compare(
 ) -> None:
     problems = []
     if missing := sorted(expected.keys() - found.keys()):
-        problems.append(f"missing {_some(missing)}")
+        problems.append(f"missing {some(missing)}")
     if extra := sorted(found.keys() - expected.keys()):
-        problems.append(f"left over {_some(extra)}")
+        problems.append(f"left over {some(extra)}")
     wrong = [
         f"{name} {list(found[name].shape)} instead of {list(shape)}"
         for name, shape in expected.items()
         if name in found and found[name].shape != shape
     ]
     if wrong:
-        problems.append(f"wrong shape {_some(wrong)}")
+        problems.append(f"wrong shape {some(wrong)}")
     dtypes = [
         f"{name} {found[name].dtype}"
         for name in expected.keys() & found.keys()
         if (found[name].dtype != "U32" if name in packed else _wrong_float(name, found))
     ]
     if dtypes:
-        problems.append(f"wrong dtype {_some(sorted(dtypes))}")
+        problems.append(f"wrong dtype {some(sorted(dtypes))}")
     if problems:
         raise EmbeddingGemmaError(
             f"{folder} does not hold the tensors its config.json describes: {'; '.join(problems)}"
@@ -213,81 +207,7 @@ def _wrong_float(name: str, found: Mapping[str, Tensor]) -> bool:
     return found[name].dtype not in allowed
 
 
-def _some(names: list[str], most: int = 8) -> str:
+def some(names: list[str], most: int = 8) -> str:
+    """How many names there are, and the first of them."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return f"{len(names)}: {', '.join(names[:most])}{rest}"
-
-
-def load_model(checkpoint: Checkpoint, dtype: mx.Dtype, *, dequantize: bool = False) -> Model:
-    """The network with its weights in memory (the vocabulary table stays on disk).
-
-    Args:
-        checkpoint: from `open_checkpoint`.
-        dtype: of the activations. On a GPU float weights are held in it too; on the CPU they stay
-            as stored and are expanded when used.
-        dequantize: expand packed weights, and convert float ones, here and once.
-
-    Raises:
-        EmbeddingGemmaError: a weight is NaN or infinite.
-    """
-    config, quantization = checkpoint.config, checkpoint.quantization
-    table = VocabularyTable(
-        {
-            name.rpartition(".")[2]: tensor
-            for name, tensor in checkpoint.tensors.items()
-            if name.startswith(f"{layout.TABLE}.")
-        },
-        quantization.get(layout.TABLE, {}),
-        dtype,
-    )
-    model = Model(config, table, checkpoint.dense)
-    sums: dict[str, mx.array] = {}
-
-    def read(name: str) -> mx.array:
-        array = checkpoint.tensors[name].read()
-        if mx.issubdtype(array.dtype, mx.floating):
-            # A sum is finite only if all its terms are: one pass, no mask in memory.
-            sums[name] = array.astype(mx.float32).sum()
-        return array
-
-    for path, module in model.named_modules():
-        if isinstance(module, RMSNorm):
-            # 1 + w in float32, then rounded once.
-            module.weight = (1 + read(f"{path}.weight").astype(mx.float32)).astype(dtype)
-        elif isinstance(module, Linear):
-            _fill(module, layout.parts(path), quantization, read, dtype, dequantize)
-        else:
-            continue
-        # One at a time, and never a container: its other modules still hold zeros of full size.
-        mx.eval(module.parameters())
-    bad = sorted(name for name, value in sums.items() if not mx.isfinite(value).item())
-    if bad:
-        raise EmbeddingGemmaError(f"{checkpoint.folder}: NaN or infinite weights in {_some(bad)}")
-    return model
-
-
-def _fill(
-    linear: Linear,
-    paths: list[str],
-    quantization: Mapping[str, dict[str, Any]],
-    read: Callable[[str], mx.array],
-    dtype: mx.Dtype,
-    dequantize: bool,
-) -> None:
-    """Stacks the checkpoint's matrices into one layer, packed if all are packed alike."""
-    settings = [quantization.get(path) for path in paths]
-    if settings[0] and all(s == settings[0] for s in settings) and not dequantize:
-        names = ["weight", "scales"] + ["biases"] * (settings[0]["mode"] == "affine")
-        linear.pack(
-            {n: mx.concatenate([read(f"{path}.{n}") for path in paths]) for n in names},
-            settings[0],
-        )
-        return
-    weights = []
-    for path, s in zip(paths, settings, strict=True):
-        weight = read(f"{path}.weight")
-        if s:
-            biases = read(f"{path}.biases") if s["mode"] == "affine" else None
-            weight = unpack(weight, read(f"{path}.scales"), biases, **s)
-        weights.append(weight.astype(dtype) if dequantize or runtime.on_gpu() else weight)
-    linear.weight = mx.concatenate(weights)

@@ -7,15 +7,13 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_embeddinggemma import runtime
-from mlx_embeddinggemma.packed import unpack
 
 
 class Linear(nn.Module):
     """`x @ W.T` for one weight, or for several that read the same input and are stored as one.
 
-    On a GPU the stacked weight is one matrix product, quantized or not. On the CPU MLX's quantized
-    product is scalar and rough, and slicing its wide output would copy it: there the weight is
-    expanded when it is used, and the product taken part by part.
+    On a GPU the stacked weight is one matrix product, quantized or not. On the CPU slicing its wide
+    output would copy it: there the product is taken part by part.
 
     Attributes:
         weight: (sum of outputs, inputs) floats, or packed uint32 with `scales` and maybe `biases`.
@@ -28,7 +26,7 @@ class Linear(nn.Module):
         self._quantization: dict[str, Any] = {}
 
     def pack(self, packed: Mapping[str, mx.array], quantization: Mapping[str, Any]) -> None:
-        """Takes packed tensors ("weight", "scales", maybe "biases") in place of the floats."""
+        """Takes packed tensors ("weight", "scales", maybe "biases") in place of the floats (GPU)."""
         self._quantization = dict(quantization)
         for name, value in packed.items():
             self[name] = value
@@ -40,7 +38,7 @@ class Linear(nn.Module):
     def __call__(self, x: mx.array) -> list[mx.array]:
         """(..., inputs) to one (..., outputs) array a part."""
         if not runtime.on_gpu():
-            return [x @ weight.T for weight in self._parts(x.dtype)]
+            return [x @ weight.T for weight in mx.split(self.floats(x.dtype), self._ends)]
         if not self._quantization:
             y = x @ self.floats(x.dtype).T
         else:
@@ -53,11 +51,3 @@ class Linear(nn.Module):
                 **self._quantization,
             ).astype(x.dtype)
         return list(mx.split(y, self._ends, axis=-1))
-
-    def _parts(self, dtype: mx.Dtype) -> list[mx.array]:
-        """The stored weights one by one; packed ones expanded so, in a part of the memory."""
-        if not self._quantization:
-            return list(mx.split(self.floats(dtype), self._ends))
-        names = ("weight", "scales", "biases")
-        split = [mx.split(self[name], self._ends) for name in names if name in self]
-        return [unpack(*part, **self._quantization).astype(dtype) for part in zip(*split, strict=True)]

@@ -14,7 +14,7 @@ from mlx_embeddinggemma import blas
 
 # Tokens of a batch that are worth a CPU core of their own: fewer are faster through products of
 # several threads, which read each weight once. And tokens whose activations fit a core's cache.
-FEWEST, MOST = 256, 512
+FEWEST, MOST = 128, 512
 
 
 def on_gpu() -> bool:

@@ -36,12 +36,18 @@ MAX_HEADER = 2_000_000
 
 @dataclass(frozen=True)
 class Tensor:
-    """Where one tensor lies: its file, dtype name of the format, shape, and first byte."""
+    """Where one tensor lies: its file, dtype name of the format, shape, and first byte.
+
+    Attributes:
+        written: when the file was last written, in nanoseconds: encoders read from it as long as they
+            live, and must notice that it became another.
+    """
 
     path: Path
     dtype: str
     shape: tuple[int, ...]
     offset: int
+    written: int
 
     @property
     def nbytes(self) -> int:
@@ -50,6 +56,7 @@ class Tensor:
 
     def read(self) -> mx.array:
         """The whole tensor."""
+        self._check(self.path)
         flat = read_flat(self.path, self.offset, NUMPY_DTYPES[self.dtype], math.prod(self.shape))
         return self._to_mlx(flat.reshape(self.shape))
 
@@ -61,14 +68,26 @@ class Tensor:
         """
         rows = np.empty((len(indices), *self.shape[1:]), NUMPY_DTYPES[self.dtype])
         width = rows[:1].nbytes
-        file = os.open(self.path, os.O_RDONLY)
         try:
+            file = os.open(self.path, os.O_RDONLY)
+        except OSError as error:
+            raise EmbeddingGemmaError(f"cannot read {self.path}: {error.strerror}") from None
+        try:
+            self._check(file)
             for row, index in zip(rows, indices.tolist(), strict=True):
                 if os.preadv(file, [row.data], self.offset + index * width) != width:
-                    raise EmbeddingGemmaError(f"{self.path} changed while it was in use")
+                    raise EmbeddingGemmaError(f"{self.path} became shorter while it was read")
         finally:
             os.close(file)
         return self._to_mlx(rows)
+
+    def _check(self, file: Path | int) -> None:
+        try:
+            written = os.stat(file).st_mtime_ns
+        except OSError as error:
+            raise EmbeddingGemmaError(f"cannot read {self.path}: {error.strerror}") from None
+        if written != self.written:
+            raise EmbeddingGemmaError(f"{self.path} changed while it was read: start again")
 
     def _to_mlx(self, array: npt.NDArray[Any]) -> mx.array:
         result = mx.array(array)
@@ -88,7 +107,7 @@ def read_flat(path: Path, offset: int, dtype: npt.DTypeLike, count: int) -> npt.
     except OSError as error:
         raise EmbeddingGemmaError(f"cannot read {path}: {error.strerror}") from None
     if len(flat) < count:
-        raise EmbeddingGemmaError(f"{path} became shorter while it was in use")
+        raise EmbeddingGemmaError(f"{path} became shorter while it was read")
     return flat
 
 
@@ -98,8 +117,9 @@ def read_header(path: Path) -> dict[str, Tensor]:
     Raises:
         EmbeddingGemmaError: not a safetensors file, or one that was cut short.
     """
-    size = path.stat().st_size
     with path.open("rb") as file:
+        status = os.stat(file.fileno())
+        size = status.st_size
         start = file.read(8)
         length = int.from_bytes(start, "little")
         if len(start) < 8 or not 2 <= length <= min(MAX_HEADER, size - 8):
@@ -113,7 +133,7 @@ def read_header(path: Path) -> dict[str, Tensor]:
             )
         try:
             header = json.loads(file.read(length), object_pairs_hook=_unique)
-            return _tensors(path, header, data_start=8 + length, size=size)
+            return _tensors(path, header, 8 + length, status)
         except (
             UnicodeDecodeError,
             RecursionError,
@@ -137,7 +157,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _tensors(path: Path, header: Mapping[str, Any], data_start: int, size: int) -> dict[str, Tensor]:
+def _tensors(
+    path: Path, header: Mapping[str, Any], data_start: int, status: os.stat_result
+) -> dict[str, Tensor]:
     tensors = {}
     end_of_last = 0
     entries = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
@@ -147,7 +169,8 @@ def _tensors(path: Path, header: Mapping[str, Any], data_start: int, size: int) 
             raise EmbeddingGemmaError(
                 f"{path}: {name} has dtype {entry['dtype']}; expected one of {', '.join(NUMPY_DTYPES)}"
             )
-        tensor = Tensor(path, entry["dtype"], tuple(map(index, entry["shape"])), data_start + begin)
+        shape = tuple(map(index, entry["shape"]))
+        tensor = Tensor(path, entry["dtype"], shape, data_start + begin, status.st_mtime_ns)
         if min(tensor.shape, default=1) < 1 or tensor.nbytes != end - begin or begin != end_of_last:
             raise EmbeddingGemmaError(
                 f"{path}: the place given for {name} does not match its shape {list(tensor.shape)}: "
@@ -156,10 +179,10 @@ def _tensors(path: Path, header: Mapping[str, Any], data_start: int, size: int) 
             )
         end_of_last = end
         tensors[name] = tensor
-    if data_start + end_of_last != size:
+    if data_start + end_of_last != status.st_size:
         raise EmbeddingGemmaError(
             f"{path} was cut short or has bytes left over: its header describes "
-            f"{data_start + end_of_last:,} bytes, the file has {size:,}: download it again"
+            f"{data_start + end_of_last:,} bytes, the file has {status.st_size:,}: download it again"
         )
     return tensors
 

@@ -16,6 +16,7 @@ from mlx_embeddinggemma import attention, blas, layout, model, runtime
 from mlx_embeddinggemma import checkpoint as ckpt
 from mlx_embeddinggemma.batching import pad
 from mlx_embeddinggemma.linear import Linear
+from mlx_embeddinggemma.loading import load_model
 
 pytest.importorskip("torch", reason="needs the extra `reference`: torch and transformers")
 reference = pytest.importorskip("reference")
@@ -31,7 +32,7 @@ def _fast_blas():
 
 
 def load(folder) -> model.Model:
-    return ckpt.load_model(ckpt.open_checkpoint(folder), mx.float32)
+    return load_model(ckpt.open_checkpoint(folder), mx.float32)
 
 
 def texts_of(lengths, vocab_size) -> list[list[int]]:

@@ -14,8 +14,9 @@ import numpy as np
 
 from mlx_embeddinggemma import layout, runtime
 from mlx_embeddinggemma.attention import Span
-from mlx_embeddinggemma.checkpoint import Checkpoint, load_model
+from mlx_embeddinggemma.checkpoint import Checkpoint
 from mlx_embeddinggemma.linear import Linear
+from mlx_embeddinggemma.loading import load_model
 from mlx_embeddinggemma.model import Attention, FeedForward, Layer, Model, RMSNorm, Rope
 
 from .derivatives import exp2, geglu
