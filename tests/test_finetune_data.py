@@ -86,6 +86,10 @@ def test_all_bad_rows_are_counted_and_five_quoted(tmp_path):
         ('{"query": "q"}\n', "line 1: expected the columns anchor, positive; or sentence1"),
         ('{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}\n', "two texts or more of each"),
         ('{"text": "a", "label": "x"}\n{"text": "b", "label": "x"}\n', "two labels or more"),
+        (
+            '{"text": "a"}\n{"text": "b", "label": "x"}\n',
+            "line 2: expected text alone, .* got label too",
+        ),
         ('{"text": "a", "vector": [1, "b"]}\n', "line 1: expected a number, got 'b'"),
         ('{"text": "a", "vector": [1]}\n{"text": "a", "vector": [1, 2]}\n', "vectors of one length"),
     ],

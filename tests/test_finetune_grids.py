@@ -36,11 +36,27 @@ def test_a_rounded_weight_is_what_the_converter_writes(recipe, path):
     assert not np.array_equal(np.array(rounded), weights())
 
 
-@pytest.mark.parametrize("recipe", ["mixed", "q4_0"])
+def slope_of(recipe: str, rows: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    grid = grid_of(recipe, "layers.0.mlp.up_proj", 256)
+    return np.array(mx.grad(lambda w: (grid(w) * mx.array(factor)).sum())(mx.array(rows)))
+
+
+@pytest.mark.parametrize("recipe", ["mixed", "4bit", "8bit"])
 def test_the_gradient_passes_straight_through(recipe):
-    grid, factor = grid_of(recipe, "layers.0.mlp.up_proj", 256), mx.array(weights() ** 2)
-    gradient = mx.grad(lambda w: (grid(w) * factor).sum())(mx.array(weights()))
-    assert np.array_equal(np.array(gradient), np.array(factor))
+    assert np.array_equal(slope_of(recipe, weights(), weights() ** 2), weights() ** 2)
+
+
+@pytest.mark.parametrize("recipe", ["q4_0", "q8_0"])
+def test_the_gradient_passes_straight_through_but_to_the_weight_that_sets_the_scale(recipe):
+    """Where a block is stretched, its grid is: along the block the derivative is exact."""
+    rows, factor = weights()[3:], weights()[3:] ** 2
+    slope = slope_of(recipe, rows, factor)
+    blocks, largest = rows.reshape(-1, 32), np.abs(rows.reshape(-1, 32)).argmax(axis=1)
+    others = np.arange(32) != largest[:, None]
+    assert np.array_equal(slope.reshape(-1, 32)[others], factor.reshape(-1, 32)[others])
+    rounded = np.array(grid_of(recipe, "layers.0.mlp.up_proj", 256)(mx.array(rows))).reshape(-1, 32)
+    along = (slope.reshape(-1, 32) * blocks).sum(axis=1)
+    assert np.allclose(along, (rounded * factor.reshape(-1, 32)).sum(axis=1), rtol=1e-3, atol=1e-4)
 
 
 def test_rows_that_do_not_divide_into_groups_stay_floats_as_in_the_converter():

@@ -288,6 +288,26 @@ def test_every_kind_of_row_trains(small, tmp_path, kind):
     assert report.log[-1]["eval_loss"] < report.log[0]["eval_loss"]
 
 
+def test_texts_alone_teach_the_rounded_network_its_own_float_vectors(small, tmp_path):
+    from mlx_embeddinggemma.convert import convert
+
+    path = tmp_path / "texts.jsonl"
+    path.write_text(
+        "".join(json.dumps({"text": f"the {a} of {b}"}) + "\n" for a in WORDS for b in WORDS)
+    )
+    settings = {"learning_rate": 1e-3, "epochs": 100, "quantize": "q4_0", "train_table": True}
+    report = finetune(small, path, tmp_path / "out", eval=path, **settings)
+    folders = {"plain": small, "taught": tmp_path / "out"}
+    drop = {}
+    for name, folder in folders.items():
+        convert(folder, tmp_path / name, recipe="q4_0")
+        drop[name] = 1 - (vectors(tmp_path / name) * vectors(small)).sum(axis=1).mean()
+    assert 0 < drop["taught"] < 0.5 * drop["plain"]
+    assert report.log[-1]["eval_loss"] < 0.5 * report.log[0]["eval_loss"]
+    with pytest.raises(EmbeddingGemmaError, match="expected --quantize with rows of texts alone"):
+        finetune(small, path, tmp_path / "floats")
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

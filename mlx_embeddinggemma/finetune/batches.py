@@ -49,13 +49,15 @@ def make_batch(dataset: Dataset, chosen: np.ndarray, generator: np.random.Genera
     rows = [dataset.rows[i] for i in chosen]
     texts, columns, padding = columns_of(dataset, chosen, generator)
     score, vector = rows[0].score, rows[0].vector
-    hidden = None
+    hidden, teacher = None, None
+    if vector is not None:
+        teacher = mx.array(np.array([[row.vector] for row in rows], np.float32))
     if len(columns) > 1 and score is None:
         hidden = _hidden(columns, [row.label for row in rows]) | padding[1:].ravel()
     targets = Targets(
         scores=None if score is None else mx.array([row.score for row in rows]),
         hidden=mx.array(hidden) if hidden is not None and hidden.any() else None,
-        teacher=None if vector is None else mx.array([[row.vector] for row in rows]),
+        teacher=teacher,
     )
     return Batch(texts, columns, targets)
 

@@ -1,12 +1,13 @@
 """Training files to rows of prompted texts, every row checked before training starts.
 
-JSON lines or CSV with a header, a row each. Four kinds, told apart by their columns:
+JSON lines or CSV with a header, a row each. Five kinds, told apart by their columns:
 
     pairs    anchor, positive; perhaps negative, negative_1, negative_2, ... or (JSON) a list negatives;
              perhaps title, of the positive
     scored   sentence1, sentence2, score
     labelled text, label
     vectors  text, vector: the teacher's, a list of numbers
+    texts    text: the model as it starts is the teacher
 
 Any row may name its `task`, which decides the prompts.
 """
@@ -28,6 +29,7 @@ KINDS = {
     "scored": ("sentence1", "sentence2", "score"),
     "labelled": ("text", "label"),
     "vectors": ("text", "vector"),
+    "texts": ("text",),
 }
 # Names of the prompts of a pair's two sides; None is no prompt.
 TASKS: dict[str, tuple[str | None, str | None]] = {
@@ -45,6 +47,7 @@ DEFAULT_TASK = {
     "scored": "similarity",
     "labelled": "classification",
     "vectors": "none",
+    "texts": "none",
 }
 SHOWN = 5  # bad rows that an error quotes
 
@@ -54,8 +57,7 @@ class Row:
     """One example.
 
     Attributes:
-        texts: prompted: anchor, positive and hard negatives; just one of a labelled text or a text
-            with a vector.
+        texts: prompted: anchor, positive and hard negatives; otherwise the text alone.
         score: of a scored pair.
         label: of a labelled text.
         vector: the teacher's.
@@ -64,7 +66,7 @@ class Row:
     texts: tuple[str, ...]
     score: float | None = None
     label: str | None = None
-    vector: tuple[float, ...] | None = None
+    vector: Sequence[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,10 @@ def _row(
     text = first + _text(raw, "text")
     if kind == "labelled":
         return Row((text,), label=str(raw["label"]))
+    if kind == "texts":
+        if extra := {"label", "vector"} & raw.keys():
+            raise EmbeddingGemmaError(f"expected text alone, as in the first row, got {min(extra)} too")
+        return Row((text,))
     if not isinstance(raw["vector"], list):
         raise EmbeddingGemmaError(f"expected vector to be a list of numbers, got {raw['vector']!r:.40}")
     return Row((text,), vector=tuple(map(_number, raw["vector"])))

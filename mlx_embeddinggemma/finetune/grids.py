@@ -1,8 +1,9 @@
 """Weights as the converter will round them, for training that knows of it.
 
 The forward pass sees rounded weights, the gradient passes straight through to the floats beneath
-(arXiv 1308.3432). The grids are the converter's, bit for bit: MLX's own in bfloat16 for "4bit", "8bit"
-and "mixed", ggml's for "q4_0" and "q8_0" (arithmetic in `convert/formats.py`).
+(arXiv 1308.3432); in ggml's grids the weight that sets its block's scale learns along the scale too
+(as in arXiv 1902.08153). The grids are the converter's, bit for bit: MLX's own in bfloat16 for "4bit",
+"8bit" and "mixed", ggml's for "q4_0" and "q8_0" (arithmetic in `convert/formats.py`).
 """
 
 from collections.abc import Callable
@@ -69,9 +70,29 @@ def grid_of(recipe: str, path: str, inputs: int) -> Grid | None:
     if recipe not in RECIPES:
         raise EmbeddingGemmaError(f"expected quantize {', '.join(RECIPES)}, got {recipe!r}")
     if recipe in ("q4_0", "q8_0"):
-        return None if inputs % BLOCK else straight_through({"q4_0": q4_0, "q8_0": q8_0}[recipe])
+        return None if inputs % BLOCK else through_scale({"q4_0": q4_0, "q8_0": q8_0}[recipe])
     bits = 8 if recipe == "8bit" or (recipe == "mixed" and ".self_attn." in path) else 4
     return None if inputs % 64 else straight_through(partial(affine, bits=bits))
+
+
+def through_scale(grid: Grid) -> Grid:
+    """A ggml grid with the derivative of levels that stay and a scale that moves.
+
+    With levels r and the scale d = (largest weight m) / constant, r d grows with d by r, of which the
+    identity already gives w / d: what it leaves out, the sum of (r d - w) dL/dw over m, is m's. So one
+    large weight, which coarsens its whole block, learns to be smaller.
+    """
+    rounded = mx.custom_function(grid)
+
+    @rounded.vjp
+    def vjp(weight: mx.array, cotangent: mx.array, output: mx.array) -> mx.array:
+        w, slope, error = (x.reshape(-1, BLOCK) for x in (weight, cotangent, output - weight))
+        largest = mx.abs(w).argmax(axis=1, keepdims=True)
+        m = mx.take_along_axis(w, largest, axis=1)
+        along = (error * slope).sum(axis=1, keepdims=True) * _inverse(m)
+        return (slope + mx.where(mx.arange(BLOCK) == largest, along, 0)).reshape(weight.shape)
+
+    return cast(Grid, rounded)
 
 
 def straight_through(grid: Grid) -> Grid:

@@ -34,12 +34,14 @@ from .losses import Hardness, Loss, build
 from .mining import mine, read_corpus
 from .network import tensors, trainable
 from .plot import plot
+from .teacher import with_vectors
 
 LOSSES_OF = {  # the first is the default
     "pairs": ("multiple_negatives_ranking",),
     "scored": ("cosent", "cosine_similarity"),
     "labelled": ("multiple_negatives_ranking",),
     "vectors": ("embedding_matching", "similarity_matching"),
+    "texts": ("embedding_matching", "similarity_matching"),
 }
 CLIP = 1.0  # largest norm of a gradient
 
@@ -204,6 +206,11 @@ class Run:
         self.steps = settings.steps or max(1, round(settings.epochs * per_epoch))
         self.save_every = settings.save_every or max(1, math.ceil(self.steps / 10))
         self.ids = self._tokenized()
+        if self.data.kind == "texts":
+            teacher = trainable(self.encoder._checkpoint)
+            self.data = with_vectors(teacher, self.data, self.ids, progress)
+            if self.held_out:
+                self.held_out = with_vectors(teacher, self.held_out, self.ids, progress)
 
     def train(self) -> Report:
         """Runs to the end and writes the output."""
@@ -300,9 +307,14 @@ class Run:
             raise EmbeddingGemmaError(
                 f"expected loss {' or '.join(kinds)} for {self.data.kind} rows, got {name!r}"
             )
+        if self.data.kind == "texts" and not self.settings.quantize:
+            raise EmbeddingGemmaError(
+                "expected --quantize with rows of texts alone: the model is its own teacher, and has "
+                "nothing to learn but living with rounded weights"
+            )
         size = self.encoder.dimensions[0]
         teacher = len(self.data.rows[0].vector or ())
-        if name == "embedding_matching" and teacher != size:
+        if self.data.kind == "vectors" and name == "embedding_matching" and teacher != size:
             raise EmbeddingGemmaError(
                 f"expected vectors of {size} numbers, got {teacher}: use --loss similarity_matching, "
                 "which compares similarities"
