@@ -34,7 +34,7 @@ def prepare() -> None:
         mx.set_cache_limit(2**30)
     else:
         blas.use_openblas()
-        mx.set_cache_limit(2**24)
+        mx.set_cache_limit(2**22)
 
 
 def batch_tokens() -> int:
