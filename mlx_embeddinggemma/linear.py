@@ -1,4 +1,4 @@
-"""Linear layers over float or packed weights, and where CPU and GPU part ways on them."""
+"""Linear layers over float or packed weights."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,14 +6,9 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_embeddinggemma import runtime
-
 
 class Linear(nn.Module):
     """`x @ W.T` for one weight, or for several that read the same input and are stored as one.
-
-    On a GPU the stacked weight is one matrix product, quantized or not. On the CPU slicing its wide
-    output would copy it: there the product is taken part by part.
 
     Attributes:
         weight: (sum of outputs, inputs) floats, or packed uint32 with `scales` and maybe `biases`.
@@ -35,19 +30,11 @@ class Linear(nn.Module):
         """The weight, if it is not packed: (sum of outputs, inputs)."""
         return self.weight.astype(dtype)
 
-    def __call__(self, x: mx.array) -> list[mx.array]:
-        """(..., inputs) to one (..., outputs) array a part."""
-        if not runtime.on_gpu():
-            return [x @ weight.T for weight in mx.split(self.floats(x.dtype), self._ends)]
+    def __call__(self, x: mx.array) -> mx.array:
+        """(..., inputs) to (..., sum of outputs)."""
         if not self._quantization:
-            y = x @ self.floats(x.dtype).T
-        else:
-            y = mx.quantized_matmul(
-                x,
-                self.weight,
-                self.scales,
-                self.get("biases"),
-                transpose=True,
-                **self._quantization,
-            ).astype(x.dtype)
-        return list(mx.split(y, self._ends, axis=-1))
+            return x @ self.floats(x.dtype).T
+        return mx.quantized_matmul(
+            x, self.weight, self.scales, self.get("biases"), transpose=True, **self._quantization
+        ).astype(x.dtype)
+

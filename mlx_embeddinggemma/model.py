@@ -39,7 +39,7 @@ Rope = tuple[mx.array, mx.array]
 
 
 def rope_table(part: slice, d: int, theta: float) -> Rope:
-    """Cosine and sine of the angles at a part's positions, each (positions, 1, d / 2).
+    """Cosine of the angles at a part's positions, and sine for `rotate`, each (positions, 1, d).
 
     Positions times frequencies in float32, as the reference multiplies them: at position 2,047 a
     frequency's last bit moves the angle by 1e-4.
@@ -47,15 +47,15 @@ def rope_table(part: slice, d: int, theta: float) -> Rope:
     frequencies = 1.0 / theta ** (np.arange(0, d, 2, dtype=np.float32) / np.float32(d))
     positions = np.arange(part.start, part.stop, dtype=np.float32)[:, None, None]
     angles = positions * frequencies.astype(np.float32)
-    return mx.array(np.cos(angles)), mx.array(np.sin(angles))
+    cos, sin = np.cos(angles), np.sin(angles)
+    return mx.array(np.tile(cos, 2)), mx.array(np.concatenate([-sin, sin], axis=-1))
 
 
 def rotate(x: mx.array, rope: Rope) -> mx.array:
     """Turns the pairs (x[i], x[i + d/2]) of (B, L, heads, d) by their position's angle."""
     cos, sin = rope
     left, right = mx.split(x, 2, axis=-1)
-    turned = mx.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)
-    return turned.astype(x.dtype)
+    return (x * cos + mx.concatenate([right, left], axis=-1) * sin).astype(x.dtype)
 
 
 class Attention(nn.Module):
@@ -70,16 +70,18 @@ class Attention(nn.Module):
         self.o_proj = Linear(H * d, [config.hidden_size])
         self.q_norm = RMSNorm(d, config.rms_norm_eps)
         self.k_norm = RMSNorm(d, config.rms_norm_eps)
-        self._head_dim = d
+        self._heads = H, K
         self._scale = config.query_pre_attn_scalar**-0.5
 
     def project(self, x: mx.array, rope: Rope) -> tuple[mx.array, mx.array, mx.array]:
         """Queries (B, L, H, d), keys and values (B, L, K, d) of (B, L, D)."""
-        q, k, v = (y.reshape(*x.shape[:2], -1, self._head_dim) for y in self.qkv_proj(x))
+        H, K = self._heads
+        heads = self.qkv_proj(x).reshape(*x.shape[:2], H + K + K, -1)
+        q, k, v = mx.split(heads, [H, H + K], axis=2)
         return rotate(self.q_norm(q), rope), rotate(self.k_norm(k), rope), v
 
     def __call__(self, q: mx.array, k: mx.array, v: mx.array, seen: Sequence[Span]) -> mx.array:
-        return self.o_proj(attend(q, k, v, seen, self._scale, self.power))[0]
+        return self.o_proj(attend(q, k, v, seen, self._scale, self.power))
 
 
 class FeedForward(nn.Module):
@@ -93,8 +95,8 @@ class FeedForward(nn.Module):
         self.down_proj = Linear(config.intermediate_size, [config.hidden_size])
 
     def __call__(self, x: mx.array) -> mx.array:
-        gate, up = self.gate_up_proj(x)
-        return self.down_proj(self.geglu(gate, up))[0]
+        gate, up = mx.split(self.gate_up_proj(x), 2, axis=-1)
+        return self.down_proj(self.geglu(gate, up))
 
 
 class Layer(nn.Module):
@@ -188,5 +190,5 @@ class Model(nn.Module):
         # Select, never multiply: whatever stands in a padding position must not reach the mean.
         y = mx.where(real, x.astype(mx.float32), 0).sum(axis=1) / lengths[:, None]
         for dense in self.dense:
-            y = dense(y)[0]
+            y = dense(y)
         return y / mx.linalg.norm(y, axis=-1, keepdims=True)

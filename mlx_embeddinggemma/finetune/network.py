@@ -71,14 +71,13 @@ class TrainedLinear(Linear):
             self._rounded = learned, self._grid(self.merged())
         return self._rounded[1].astype(dtype)
 
-    def __call__(self, x: mx.array) -> list[mx.array]:
+    def __call__(self, x: mx.array) -> mx.array:
         """See `Linear`."""
-        parts = super().__call__(x)
+        y = super().__call__(x)
         if "lora_a" not in self or self._grid:
-            return parts
+            return y
         # Beside the frozen weight, whose gradient is then never computed.
-        correction = LORA_SCALE * ((x @ self.lora_a.T) @ self.lora_b.T)
-        return [y + c for y, c in zip(parts, mx.split(correction, self._ends, axis=-1), strict=True)]
+        return y + LORA_SCALE * ((x @ self.lora_a.T) @ self.lora_b.T)
 
 
 class CheckpointedLayer(Layer):
