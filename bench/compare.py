@@ -216,7 +216,11 @@ def main() -> None:
     parser.add_argument("contenders", nargs="+", metavar="ENGINE=MODEL", help=", ".join(ENGINES))
     parser.add_argument("--texts", type=Path, required=True, help="a file with a text a line")
     parser.add_argument(
-        "--lengths", type=int, nargs="+", default=[16, 256, 2048], help="of single texts"
+        "--lengths",
+        nargs="+",
+        default=["16", "256", "2048"],
+        metavar="[COUNTx]TOKENS",
+        help="of single texts, or of several: 16x2048 is 16 texts of 2,048 tokens",
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--pause", type=float, default=1, metavar="SECONDS", help="before each turn")
@@ -237,10 +241,17 @@ def main() -> None:
     folder = names[0].partition("=")[2]
     model = EmbeddingGemma(folder)
     jobs = {f"{len(texts):,} texts": texts}
-    jobs |= {f"{n:,} tokens": [text_of(model, n, words)] for n in args.lengths}
+    for length in args.lengths:
+        count, _, n = length.rpartition("x")
+        # Different texts: no engine may compute one of them only.
+        starts = range(int(count or 1))
+        jobs[f"{count} x {int(n):,} tokens".removeprefix(" x ")] = [
+            text_of(model, int(n), words[start:]) for start in starts
+        ]
     tokens = {job: sum(model.count_tokens(texts)) for job, texts in jobs.items()}
-    if tokens[f"{max(args.lengths):,} tokens"] < 0.9 * max(args.lengths):
-        parser.error(f"{args.texts} is too short for a text of {max(args.lengths):,} tokens")
+    longest = max(int(length.rpartition("x")[2]) for length in args.lengths)
+    if max(map(max, map(model.count_tokens, jobs.values()))) < 0.9 * longest:
+        parser.error(f"{args.texts} is too short for a text of {longest:,} tokens")
     del model
     with tempfile.TemporaryDirectory() as scratch:
         contenders = compare(names, jobs, args.rounds, Path(scratch), args.pause)

@@ -82,14 +82,9 @@ def engines(one: dict[str, Any]) -> str:
     contenders = one["contenders"]
     rows = []
     for job, tokens in one["tokens"].items():
-        # A job's unit is that of its fastest engine's median.
-        fastest = min(statistics.median(c["samples_s"][job]) for c in contenders)
-        unit, factor, places = ("s", 1, 1) if fastest >= 1 else ("ms", 1000, 0)
-        cells = []
-        for contender in contenders:
-            samples = [factor * seconds for seconds in sorted(contender["samples_s"][job])]
-            spread = f" ({samples[0]:,.{places}f} to {samples[-1]:,.{places}f})" if samples[1:] else ""
-            cells.append(f"{statistics.median(samples):,.{places}f}{spread}")
+        medians = [statistics.median(c["samples_s"][job]) for c in contenders]
+        unit, factor, places = ("s", 1, 1) if min(medians) >= 1 else ("ms", 1000, 0)
+        cells = [f"{factor * m:,.{places}f} ({m / medians[0]:.2f} x)" for m in medians]
         about = job if job.endswith(" tokens") else f"{job} ({tokens:,} tokens)"
         rows.append([f"{about}, {unit}", *cells])
     rows.append(["peak memory, MB", *(compare.number(c["peak_mb"], 0) for c in contenders)])
@@ -101,7 +96,7 @@ def engines(one: dict[str, Any]) -> str:
     names = [f"{c['engine']} {c['version'] or ''}: {c['model']}" for c in contenders]
     return (
         f"{on_machine(one)}. {one['threads']} threads each, {one['rounds']} rounds in turns, "
-        f"{one['pause_s']:g} s of pause before each; medians, and from the least to the greatest.\n\n"
+        f"{one['pause_s']:g} s of pause before each; medians, and how many times the first's.\n\n"
         + table(["", *names], rows)
     )
 

@@ -108,7 +108,8 @@ class _Tapped(Linear):
         # A layer comes part by part of the positions.
         start = sum(part.shape[1] for part in self._seen)
         self._seen.append(x)
-        return y + (probe[:, start : start + x.shape[1]] if x.ndim > 2 else probe)
+        here: mx.array = probe[:, start : start + x.shape[1]] if x.ndim > 2 else probe
+        return y + here
 
 
 class _Stage:

@@ -66,8 +66,8 @@ def set_threads(n: int) -> None:
 
 def _find_openblas() -> tuple[str, ctypes.CDLL, str]:
     """Path, handle and name prefix of an OpenBLAS that multiplies correctly."""
-    # Read when the library is loaded: a thread without work spins for 2**26 cycles unless told otherwise,
-    # on a core that MLX, or another process, needs.
+    # Read when the library is loaded: a thread without work would spin for 2**26 cycles, on a core that
+    # MLX, or another process, needs.
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "10")
     candidates = [("libopenblas.so.0", "")]
     # Found, not imported: its __init__ reads package metadata, which takes 0.1 s.

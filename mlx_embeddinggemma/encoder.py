@@ -6,6 +6,7 @@ text -> prompt -> ids -> batches -> network -> truncate and renormalise -> array
 import shutil
 import warnings
 from collections.abc import Iterable, Sequence, Sized
+from hashlib import blake2b
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -214,8 +215,12 @@ class EmbeddingGemma:
             raise TypeError(f"expected a string or an iterable of strings, got {texts!r}")
         texts = [texts] if isinstance(texts, str) else texts
         prompted = (prompt + _text(text, i) for i, text in enumerate(texts))
-        done = [np.zeros((0, dim), np.float32)]
-        count = cut = 0
+        # A text that comes again is not computed again. Known by its digest: a generator's texts are
+        # gone when their vectors are there.
+        rows: dict[bytes, int] = {}
+        where: list[int] = []  # each text's row among the vectors
+        found = [np.zeros((0, dim), np.float32)]
+        long: set[int] = set()
         with tqdm(
             total=len(texts) if isinstance(texts, Sized) else None,
             unit=" texts",
@@ -223,29 +228,33 @@ class EmbeddingGemma:
             disable=None if show_progress_bar is None else not show_progress_bar,
         ) as bar:
             while chunk := list(islice(prompted, CHUNK)):
-                # A text that comes twice is computed once.
-                place = {text: i for i, text in enumerate(dict.fromkeys(chunk))}
-                ids = self._tokenizer.encode(list(place))
-                cut += sum(len(ids[place[text]]) > self.max_length for text in chunk)
+                digests = [_digest(text) for text in chunk]
+                new = {key: text for key, text in zip(digests, chunk, strict=True) if key not in rows}
+                start = len(rows)
+                rows |= {key: start + i for i, key in enumerate(new)}
+                where += [rows[key] for key in digests]
+                ids = self._tokenizer.encode(list(new.values()))
+                long |= {start + i for i, row in enumerate(ids) if len(row) > self.max_length}
                 vectors = self._forward(
                     [self._cut(row) for row in ids], dim, batch_tokens, batch_size, bar
                 )
-                where = [place[text] for text in chunk]
-                done.append(vectors[where])
-                bad = np.flatnonzero(~np.isfinite(done[-1]).all(axis=1))
+                found.append(vectors)
+                bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
                 if len(bad):
                     raise EmbeddingGemmaError(
-                        f"text {count + bad[0]} came out as NaN, infinite or zero: the weights in "
-                        f"{self.folder} are damaged, or their activations overflow"
+                        f"text {where.index(start + bad[0])} came out as NaN, infinite or zero: the "
+                        f"weights in {self.folder} are damaged, or their activations overflow"
                     )
-                count += len(chunk)
-                bar.update(count - bar.n)
-        if cut:
+                bar.update(len(where) - bar.n)
+        if long:
+            cut = sum(row in long for row in where)
             warnings.warn(
-                f"{cut:,} of {count:,} texts were longer than {self.max_length:,} tokens and were cut",
+                f"{cut:,} of {len(where):,} texts were longer than {self.max_length:,} tokens and "
+                "were cut",
                 stacklevel=3,
             )
-        return np.concatenate(done)
+        vectors = np.concatenate(found)
+        return vectors if len(rows) == len(where) else vectors[where]
 
     def _forward(
         self,
@@ -309,6 +318,10 @@ def _text(text: object, index: int) -> str:
     if not isinstance(text, str):
         raise TypeError(f"text {index}: expected a string, got {type(text).__name__}")
     return text
+
+
+def _digest(text: str) -> bytes:
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _unit(vectors: np.ndarray | mx.array) -> np.ndarray:

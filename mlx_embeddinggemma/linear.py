@@ -37,4 +37,3 @@ class Linear(nn.Module):
         return mx.quantized_matmul(
             x, self.weight, self.scales, self.get("biases"), transpose=True, **self._quantization
         ).astype(x.dtype)
-

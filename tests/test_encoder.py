@@ -95,6 +95,21 @@ def test_a_text_that_comes_twice_gives_the_same_row_twice(model):
     assert (vectors[0] == vectors[2]).all() and (vectors[0] != vectors[1]).any()
 
 
+def test_a_text_is_computed_once_however_far_apart_it_comes(model, monkeypatch):
+    texts = ["a", "b", "c", "a", "b" * 99, "b", "b" * 99, "a", "a", "d"]
+    expected = np.concatenate([model.encode([text]) for text in texts])
+    monkeypatch.setattr("mlx_embeddinggemma.encoder.CHUNK", 2)
+    rows, network = [], model.network
+    monkeypatch.setattr(
+        model, "network", lambda ids, lengths: rows.extend(lengths) or network(ids, lengths)
+    )
+    assert np.abs(model.encode(iter(texts)) - expected).max() < 2e-6
+    assert len(rows) == len(set(texts))
+    monkeypatch.setattr(model, "max_length", 9)
+    with pytest.warns(UserWarning, match="^2 of 10 texts"):
+        model.encode(texts)
+
+
 HARD = {
     "empty": "",
     "one character": "a",
