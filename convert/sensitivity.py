@@ -15,7 +15,7 @@ Shapes: B texts, L tokens, D hidden size.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import log
-from tempfile import TemporaryFile
+from tempfile import TemporaryFile, gettempdir
 from typing import Any
 
 import mlx.core as mx
@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from mlx_embeddinggemma import layout
 from mlx_embeddinggemma.batching import batches, pad
+from mlx_embeddinggemma.errors import EmbeddingGemmaError
 from mlx_embeddinggemma.linear import Linear
 from mlx_embeddinggemma.model import Model, RMSNorm
 
@@ -56,8 +57,15 @@ class Hessians(Mapping[str, Hessian]):
         else:
             self._places[path] = self._end, len(total)
             self._end += total.nbytes
-        self._file.seek(self._places[path][0])
-        self._file.write(total.data)
+        try:
+            self._file.seek(self._places[path][0])
+            self._file.write(total.data)
+            self._file.flush()
+        except OSError as error:
+            raise EmbeddingGemmaError(
+                f"cannot write to {gettempdir()}: {error.strerror}; calibration needs room there for "
+                "a number for every pair of a matrix's inputs, or a TMPDIR that has it"
+            ) from None
 
     def _read(self, path: str) -> Hessian:
         place, n = self._places[path]

@@ -1,6 +1,9 @@
 """4bit-tuned: what it knows about the network is right, and what it writes is better."""
 
+import hashlib
 import json
+import subprocess
+import sys
 
 import mlx.core as mx
 import numpy as np
@@ -145,6 +148,8 @@ def test_it_is_better_than_plain_four_bits_within_its_budget(tiny, tmp_path):
     assert lost["tuned"] < 0.5 * lost["plain"]
     record = json.loads((tmp_path / "tuned" / "conversion.json").read_text())
     assert record["recipe"]["budget"] == 4.7 and len(record["recipe"]["rules"]) > 7
+    digest = hashlib.sha256("\n".join(TEXTS).encode()).hexdigest()
+    assert record["inputs"]["calibration/texts.txt"] == digest
     again = convert(tiny, tmp_path / "again", recipe="4bit-tuned")
     one, other = ((tmp_path / n / "model.safetensors").read_bytes() for n in ("tuned", "again"))
     assert one == other and again.fidelity == tuned.fidelity
@@ -176,3 +181,16 @@ def test_calibration_texts_that_do_not_serve_are_refused(content, message, tiny,
 def test_calibration_texts_for_a_recipe_without_a_budget_are_refused(tiny, tmp_path):
     with pytest.raises(EmbeddingGemmaError, match="no use for calibration"):
         convert(tiny, tmp_path / "out", recipe="4bit", calibration=tmp_path / "mine.txt")
+
+
+def test_a_full_temporary_folder_leaves_nothing_and_says_so(tiny, tmp_path):
+    script = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000));"
+        "from mlx_embeddinggemma.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", script, "convert", str(tiny), str(tmp_path / "out")]
+    done = subprocess.run([*command, "--recipe", "4bit-tuned"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "TMPDIR" in done.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
