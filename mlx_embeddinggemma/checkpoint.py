@@ -144,9 +144,10 @@ def _modules(folder: Path) -> list[dict[str, str]] | None:
 def _check_pooling(folder: Path, modules: list[dict[str, str]]) -> None:
     """Refuses a fine-tune that pools otherwise: the network takes the mean over all tokens."""
     for module in modules:
-        if not module["type"].endswith(".Pooling"):
-            continue
         path = folder / module["path"] / "config.json"
+        # mlx-embeddings copies modules.json without the folders it lists: the mean, as the model's own.
+        if not module["type"].endswith(".Pooling") or not path.exists():
+            continue
         settings = read_json(path)
         if not isinstance(settings, dict):
             raise EmbeddingGemmaError(f"{path}: expected a JSON object")

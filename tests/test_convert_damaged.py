@@ -557,7 +557,6 @@ FOLDERS: dict[str, tuple[Damage, str]] = {
         written("1_Pooling/config.json", b"[]"),
         "1_Pooling/config.json: expected a JSON object",
     ),
-    "pooling without config": (removed("1_Pooling/config.json"), "1_Pooling has no config.json"),
     "prompts a list": (
         written("config_sentence_transformers.json", b"[]"),
         "expected an object with prompts by name, got",
