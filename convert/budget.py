@@ -10,11 +10,12 @@ import numpy as np
 from mlx_embeddinggemma import layout
 
 from .formats import pack
-from .recipes import Format, Recipe, affine
+from .recipes import BITS, GROUP_SIZES, Format, Recipe, affine
 from .sensitivity import Hessian
 from .sources import Source
 
-CHOICES = (affine(4, 128), affine(4, 64), affine(4, 32), affine(5, 64), affine(6, 64), affine(8, 64))
+# The smallest first. Where an error does not show, 2 bits do, and leave more to others.
+CHOICES = tuple(affine(bits, size) for bits in BITS for size in sorted(GROUP_SIZES, reverse=True))
 ROWS = 256  # of a matrix, evenly spread, on which a format is judged
 
 
@@ -35,9 +36,9 @@ def within_budget(
     norms = sum(math.prod(norm.shape) for norm in source.norms.values())
     left = recipe.budget * (sum(sizes.values()) + norms) - scale_bits * norms
     options = {}
-    for path in hessians:
-        fitting = [f for f in CHOICES if hessians[path].shape[0] % f.group_size == 0]
-        errors = _errors(path, source, hessians[path], fitting, dtype)
+    for path, hessian in hessians.items():
+        fitting = [f for f in CHOICES if len(hessian) % f.group_size == 0]
+        errors = _errors(path, source, hessian, fitting, dtype)
         options[path] = [
             (sizes[path] * (f.bits + 2 * scale_bits / f.group_size), errors[f], f) for f in fitting
         ]

@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from itertools import cycle
 from pathlib import Path
@@ -124,6 +124,11 @@ def convert(
         opened = open_gguf(Path(source), dense_from=dense_from, tokenizer=tokenizer)
     else:
         opened = open_folder(source, revision=revision, local_files_only=local_files_only)
+    texts = Path(calibration or TEXTS).expanduser()
+    if chosen.budget:
+        opened = replace(opened, inputs={**opened.inputs, f"calibration/{texts.name}": texts})
+    elif calibration:
+        raise EmbeddingGemmaError(f"recipe {chosen.name} has no use for calibration texts")
     before = _stamps(opened)
     target = Path(output).expanduser()
     if not dry_run:
@@ -133,10 +138,7 @@ def convert(
             raise EmbeddingGemmaError(f"cannot write {target}: {error.strerror}") from None
     pack: Packer = plainly
     if chosen.budget:
-        texts = read_texts(Path(calibration or TEXTS))
-        chosen, pack = tune(opened, chosen, dtype, _ids(opened, texts), progress)
-    elif calibration:
-        raise EmbeddingGemmaError(f"recipe {chosen.name} has no use for calibration texts")
+        chosen, pack = tune(opened, chosen, dtype, _ids(opened, read_texts(texts)), progress)
     pieces = plan(opened, chosen, dtype, pack)
     notes = _notes(opened, chosen, pieces)
     fidelity: Mapping[int, Fidelity] = {}

@@ -1,8 +1,11 @@
 """Affine rounding that makes the least of the error that matters: e^T H e over a row's errors e.
 
 Column after column is rounded, and its error is made good by the columns that still come, as far as H
-lets them (GPTQ, arXiv 2210.17323); a group's scale and bias are searched for when its turn comes.
+lets them (GPTQ, arXiv 2210.17323, without an inverse, as in arXiv 2307.13304); a group's scale and bias
+are searched for when its turn comes.
 """
+
+from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
@@ -10,26 +13,44 @@ import numpy.typing as npt
 
 from .recipes import Format
 
-DAMPING = 0.02  # of the mean diagonal: keeps directions that no text showed from running away
+DAMPING = 0.1  # of the mean diagonal: what the texts did not show still matters
 RANGES = (1.0, 0.93, 0.86, 0.79, 0.72)  # shares of a group's span that its levels may cover
 
 Floats = npt.NDArray[np.float32]
 
 
-def feedback(hessian: Floats) -> Floats:
-    """U, upper triangular, with H^-1 = U^T U: what the rounding of a column costs and passes on."""
-    h = hessian.astype(np.float64)
+@dataclass(frozen=True)
+class Feedback:
+    """H = A diag(cost) A^T, A upper triangular with ones on its diagonal.
+
+    Attributes:
+        shares: A: what of a column's error each later column makes good.
+        cost: of an error that no later column can make good, by column.
+    """
+
+    shares: Floats
+    cost: Floats
+
+
+def feedback(hessian: Floats) -> Feedback:
+    """What the rounding of a column costs and passes on."""
+    h = hessian[::-1, ::-1].copy()
     h[np.diag_indices_from(h)] += DAMPING * np.trace(h) / len(h) + 1e-30
-    inverse = np.linalg.inv(h)
-    return np.linalg.cholesky((inverse + inverse.T) / 2).T.astype(np.float32)
+    # Turned around H is L L^T, L lower; so H is R R^T, R upper.
+    R = np.linalg.cholesky(h)[::-1, ::-1].astype(np.float32)
+    diagonal = R.diagonal().copy()
+    R /= diagonal
+    return Feedback(R, diagonal**2)
 
 
-def round_rows(rows: mx.array, U: Floats, chosen: Format, dtype: mx.Dtype) -> dict[str, mx.array]:
+def round_rows(
+    rows: mx.array, passed: Feedback, chosen: Format, dtype: mx.Dtype
+) -> dict[str, mx.array]:
     """Rounds and packs.
 
     Args:
         rows: (n, inputs) float32.
-        U: from `feedback`.
+        passed: from `feedback`.
         chosen: an affine format.
         dtype: of scales and biases.
 
@@ -37,22 +58,22 @@ def round_rows(rows: mx.array, U: Floats, chosen: Format, dtype: mx.Dtype) -> di
         "weight" (n, inputs * bits / 32) uint32, "scales" and "biases" (n, groups).
     """
     w = np.array(rows).T.copy()  # a column of the matrix lies together
+    wanted = w.copy()  # `w` with what the columns before leave to make good
     inputs, n = w.shape
     size, top = chosen.group_size, np.float32(2**chosen.bits - 1)
     levels = np.empty((inputs, n), np.uint8)
     scales, biases = np.empty((2, inputs // size, n), np.float32)
     for group, start in enumerate(range(0, inputs, size)):
         stop = start + size
-        block, u = w[start:stop], U[start:stop, start:stop]
-        cost: Floats = (1 / np.square(np.diag(u))[:, None]).astype(np.float32)
-        s, b = scales[group], biases[group] = _search(block, cost, top, dtype)
-        errors = np.empty_like(block)
+        block, shares = wanted[start:stop], passed.shares[start:stop]
+        s, b = scales[group], biases[group] = _search(block, passed.cost[start:stop, None], top, dtype)
+        errors = w[start:stop]
         for i in range(size):
             q = np.clip(np.rint((block[i] - b) / s), 0, top)
             levels[start + i] = q
-            errors[i] = (block[i] - (s * q + b)) / u[i, i]
-            block[i + 1 :] -= u[i, i + 1 :, None] * errors[i]
-        w[stop:] -= U[start:stop, stop:].T @ errors
+            errors[i] -= s * q + b
+            block[i + 1 :] += shares[i, start + i + 1 : stop, None] * errors[i]
+        wanted[stop:] += shares[:, stop:].T @ errors
     return {
         "weight": mx.array(_packed(levels.T, chosen.bits)),
         "scales": mx.array(scales.T).astype(dtype),

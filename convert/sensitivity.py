@@ -13,8 +13,9 @@ tokens add up in the mean. The table's H is that of the gradients at its rows.
 Shapes: B texts, L tokens, D hidden size.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import log
+from tempfile import TemporaryFile, gettempdir
 from typing import Any
 
 import mlx.core as mx
@@ -24,20 +25,66 @@ import numpy.typing as npt
 
 from mlx_embeddinggemma import layout
 from mlx_embeddinggemma.batching import batches, pad
+from mlx_embeddinggemma.errors import EmbeddingGemmaError
 from mlx_embeddinggemma.linear import Linear
 from mlx_embeddinggemma.model import Model, RMSNorm
 
 from .fidelity import Table, fill
 from .sources import Source
 
-BATCH_TOKENS = 2048  # of which every layer's input is kept: 150 MB in a full-size model
+BATCH_TOKENS = 1024  # of which every layer's input is kept: 75 MB in a full-size model
 
 Hessian = npt.NDArray[np.float32]
 
 
+class Hessians(Mapping[str, Hessian]):
+    """Means of H by the network's path, kept in a nameless file: a full-size model's are 340 MB."""
+
+    def __init__(self, texts: int):
+        self._texts = texts
+        self._file = TemporaryFile()  # noqa: SIM115 - closed, and gone, with this object
+        self._places: dict[str, tuple[int, int]] = {}
+        self._end = 0
+
+    def __del__(self) -> None:
+        self._file.close()
+
+    def add(self, path: str, h: mx.array) -> None:
+        """Adds the sum over some of the texts."""
+        total = np.array(h)
+        if path in self._places:
+            total += self._read(path)
+        else:
+            self._places[path] = self._end, len(total)
+            self._end += total.nbytes
+        try:
+            self._file.seek(self._places[path][0])
+            self._file.write(total.data)
+            self._file.flush()
+        except OSError as error:
+            raise EmbeddingGemmaError(
+                f"cannot write to {gettempdir()}: {error.strerror}; calibration needs room there for "
+                "a number for every pair of a matrix's inputs, or a TMPDIR that has it"
+            ) from None
+
+    def _read(self, path: str) -> Hessian:
+        place, n = self._places[path]
+        self._file.seek(place)
+        return np.frombuffer(self._file.read(4 * n * n), np.float32).reshape(n, n)
+
+    def __getitem__(self, path: str) -> Hessian:
+        return self._read(path) / np.float32(self._texts)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
 def hessians(
     source: Source, ids: Sequence[Sequence[int]], advance: Callable[[int], object]
-) -> dict[str, Hessian]:
+) -> Hessians:
     """H (inputs, inputs) by the network's path: q, k and v share one, and so do gate and up.
 
     One layer's weights are in memory at a time.
@@ -56,7 +103,7 @@ def hessians(
     )
     layers = [_layer(layer, f"layers.{i}", source) for i, layer in enumerate(model.layers)]
     model.layers = layers
-    table = mx.zeros((source.config.hidden_size,) * 2)
+    found = Hessians(len(ids))
     generator = np.random.default_rng(0)
     for batch in batches([len(row) for row in ids], BATCH_TOKENS):
         tokens, lengths = pad([ids[i] for i in batch])
@@ -64,15 +111,11 @@ def hessians(
         signs = 2 * generator.integers(0, 2, y.shape) - 1
         gradient = mx.array(signs.astype(np.float32))
         for stage in (head, *reversed(layers)):
-            gradient = stage.backward(gradient)
+            gradient = stage.backward(gradient, found)
         rows = _row_gradients(tokens, lengths, np.array(gradient))
-        table = table + rows.T @ rows
-        mx.eval(table)
+        found.add(layout.TABLE, rows.T @ rows)
         advance(len(batch))
-    found = {layout.TABLE: table}
-    for stage in (*layers, head):
-        found |= stage.hessians
-    return {path: np.array(h / len(ids)) for path, h in found.items()}
+    return found
 
 
 def _layer(layer: Any, path: str, source: Source) -> "_Stage":
@@ -119,13 +162,9 @@ class _Stage:
         function: the piece.
         leaves: its norms and linear layers by path.
         source: of their weights.
-
-    Attributes:
-        hessians: of its matrices, summed over the texts so far.
     """
 
     def __init__(self, function: Callable[..., mx.array], leaves: Mapping[str, Any], source: Source):
-        self.hessians: dict[str, mx.array] = {}
         self._function, self._leaves, self._source = function, leaves, source
         self._empty = {path: module.parameters() for path, module in leaves.items()}
         self._taps = {path: m for path, m in leaves.items() if isinstance(m, Linear)}
@@ -141,7 +180,7 @@ class _Stage:
         self._unload()
         return result
 
-    def backward(self, gradient: mx.array) -> mx.array:
+    def backward(self, gradient: mx.array, found: Hessians) -> mx.array:
         """The gradient at the first input of the last forward run, from that at its result."""
         x, *others = self._inputs
         self._load()
@@ -161,9 +200,8 @@ class _Stage:
         for path, X, G in zip(self._taps, seen, grads, strict=True):
             X, G = X.reshape(B, -1, X.shape[-1]), G.reshape(B, -1, G.shape[-1])
             weighted = (G @ G.swapaxes(1, 2)) @ X
-            h = X.reshape(-1, X.shape[-1]).T @ weighted.reshape(-1, X.shape[-1])
-            self.hessians[path] = self.hessians[path] + h if path in self.hessians else h
-        mx.eval(below, *self.hessians.values())
+            found.add(path, X.reshape(-1, X.shape[-1]).T @ weighted.reshape(-1, X.shape[-1]))
+        mx.eval(below)
         self._unload()
         self._inputs = ()
         return below

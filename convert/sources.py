@@ -146,6 +146,7 @@ def open_folder(
     described = [
         folder / "config.json",
         *folder.glob("modules.json"),
+        *folder.glob("*_Pooling/*.json"),
         *folder.glob("*_Dense/*.json"),
     ]
     weights = {tensor.path for tensor in checkpoint.tensors.values()}

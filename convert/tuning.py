@@ -13,7 +13,7 @@ from mlx_embeddinggemma.errors import EmbeddingGemmaError
 from .budget import within_budget
 from .formats import DTYPES, pack
 from .recipes import Format, Recipe
-from .rounding import Floats, feedback, round_rows
+from .rounding import Feedback, feedback, round_rows
 from .sensitivity import Hessian, hessians
 from .sources import Source
 
@@ -69,10 +69,10 @@ def _packer(found: Mapping[str, Hessian]) -> Packer:
     stored_in = {part: path for path in found for part in layout.parts(path)}
 
     @lru_cache(2)  # a matrix's rows come one after the other
-    def factor(path: str) -> Floats:
+    def passed(path: str) -> Feedback:
         return feedback(found[path])
 
     def tuned(path: str, rows: mx.array, chosen: Format, dtype: str) -> dict[str, mx.array]:
-        return round_rows(rows, factor(stored_in[path]), chosen, DTYPES[dtype])
+        return round_rows(rows, passed(stored_in[path]), chosen, DTYPES[dtype])
 
     return tuned

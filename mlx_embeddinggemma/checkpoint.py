@@ -68,8 +68,10 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         raise EmbeddingGemmaError(f"{folder / 'config.json'}: expected a JSON object")
     config = Config.from_dict(raw)
     tensors = _root_tensors(folder)
+    modules = _modules(folder)
+    _check_pooling(folder, modules or [])
     if "dense.0.weight" not in tensors:
-        tensors |= _dense_folders(folder)
+        tensors |= _dense_folders(folder, modules)
     dense = _dense_sizes(tensors, config)
     matrices = layout.matrices(config, dense)
     quantization = {}
@@ -125,17 +127,51 @@ def _weight_map(index: Path) -> dict[str, str]:
     return places
 
 
-def _dense_folders(folder: Path) -> dict[str, Tensor]:
+def _modules(folder: Path) -> list[dict[str, str]] | None:
+    """What modules.json lists, None without one."""
+    path = folder / "modules.json"
+    if not path.exists():
+        return None
+    modules = read_json(path)
+    if not isinstance(modules, list) or not all(
+        isinstance(m, dict) and isinstance(m.get("type"), str) and isinstance(m.get("path"), str)
+        for m in modules
+    ):
+        raise EmbeddingGemmaError(f"{path}: expected a list of modules with type and path")
+    return modules
+
+
+def _check_pooling(folder: Path, modules: list[dict[str, str]]) -> None:
+    """Refuses a fine-tune that pools otherwise: the network takes the mean over all tokens."""
+    for module in modules:
+        path = folder / module["path"] / "config.json"
+        # mlx-embeddings copies modules.json without the folders it lists: the mean, as the model's own.
+        if not module["type"].endswith(".Pooling") or not path.exists():
+            continue
+        settings = read_json(path)
+        if not isinstance(settings, dict):
+            raise EmbeddingGemmaError(f"{path}: expected a JSON object")
+        marked = [key for key, on in settings.items() if key.startswith("pooling_mode_") and on is True]
+        # Newer files name the mode; older ones have a key for each.
+        mode = settings.get("pooling_mode") or marked or "mean"
+        prompt = settings.get("include_prompt", True)
+        if mode not in ("mean", ["mean"], ["pooling_mode_mean_tokens"]) or prompt is not True:
+            raise EmbeddingGemmaError(
+                f"{path}: expected the mean over all tokens, the prompt's included, got "
+                f"{mode!r:.120} with include_prompt {prompt!r:.20}: load it in sentence-transformers"
+            )
+
+
+def _dense_folders(folder: Path, modules: list[dict[str, str]] | None) -> dict[str, Tensor]:
     """The head of the sentence-transformers layout: Dense modules in the order of modules.json."""
-    if not (folder / "modules.json").exists():
+    if modules is None:
         raise EmbeddingGemmaError(
             f"{folder} has no dense head: neither dense.0.weight in its weights nor a modules.json "
             "that lists Dense folders. Its vectors would not be EmbeddingGemma's: download the "
             "repository again, all folders included"
         )
     tensors = {}
-    modules = [m for m in _modules(folder / "modules.json") if m["type"].endswith(".Dense")]
-    for i, module in enumerate(modules):
+    for i, module in enumerate(m for m in modules if m["type"].endswith(".Dense")):
         settings = read_json(folder / module["path"] / "config.json")
         if not isinstance(settings, dict):
             raise EmbeddingGemmaError(f"{folder / module['path']}/config.json: expected a JSON object")
@@ -151,16 +187,6 @@ def _dense_folders(folder: Path) -> dict[str, Tensor]:
         for name, tensor in read_headers([path]).items():
             tensors[f"dense.{i}.{name.removeprefix('linear.')}"] = tensor
     return tensors
-
-
-def _modules(path: Path) -> list[dict[str, str]]:
-    modules = read_json(path)
-    if not isinstance(modules, list) or not all(
-        isinstance(m, dict) and isinstance(m.get("type"), str) and isinstance(m.get("path"), str)
-        for m in modules
-    ):
-        raise EmbeddingGemmaError(f"{path}: expected a list of modules with type and path")
-    return modules
 
 
 def _dense_sizes(tensors: Mapping[str, Tensor], config: Config) -> tuple[int, ...]:

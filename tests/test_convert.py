@@ -29,11 +29,14 @@ TEXTS = ["Mars is the red planet.", "Простой текст", "短い文", ""
 
 
 @pytest.fixture(scope="module", autouse=True)
-def short_sample():
-    """Four texts are enough to prove that fidelity is measured."""
+def short_sample(tmp_path_factory):
+    """Twelve texts are enough to prove that fidelity is measured, forty to calibrate on."""
     patch = pytest.MonkeyPatch()
     sample = [f"sample text number {i} of twelve" for i in range(12)]
     patch.setattr("mlx_embeddinggemma.convert.conversion.SAMPLE", sample)
+    texts = tmp_path_factory.mktemp("texts") / "texts.txt"
+    texts.write_text("\n".join(f"text {i} of {i * i}" for i in range(40)), encoding="utf-8")
+    patch.setattr("mlx_embeddinggemma.convert.conversion.TEXTS", texts)
     yield
     patch.undo()
 
@@ -74,9 +77,11 @@ def test_fp32_keeps_every_weight(tiny, tmp_path):
     np.testing.assert_array_equal(written["dense.0.weight"], head)
 
 
-def test_converting_twice_gives_the_same_bytes(tiny, four_bit, tmp_path):
-    convert(tiny, tmp_path / "four-bit", recipe="4bit")
-    assert files(tmp_path / "four-bit") == files(four_bit)
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_converting_twice_gives_the_same_bytes(recipe, tiny, tmp_path):
+    for run in ("one", "other"):
+        convert(tiny, tmp_path / run / "out", recipe=recipe)
+    assert files(tmp_path / "one") == files(tmp_path / "other")
 
 
 def test_the_record_names_sha256_of_the_inputs_and_no_path_of_this_machine(tiny, four_bit):
@@ -88,7 +93,7 @@ def test_the_record_names_sha256_of_the_inputs_and_no_path_of_this_machine(tiny,
         assert str(tiny.parent) not in (four_bit / name).read_text()
 
 
-@pytest.mark.parametrize("recipe", ["4bit", "8bit", "mixed", "q4_0"])
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_mlx_embeddings_loads_the_same_weights(recipe, tmp_path):
     utils = pytest.importorskip("mlx_embeddings.utils", reason="needs mlx-embeddings")
     from mlx.utils import tree_flatten
@@ -103,8 +108,12 @@ def test_mlx_embeddings_loads_the_same_weights(recipe, tmp_path):
     for name, value in ours.items():
         assert theirs[name].dtype == value.dtype, name
         assert mx.array_equal(theirs[name], value), name
-    packed = model.model.layers[0].self_attn.q_proj
-    assert packed.bits == (8 if recipe in ("8bit", "mixed") else 4)
+    table = json.loads((tmp_path / "out" / "config.json").read_text()).get("quantization", {})
+    for name, module in model.named_modules():
+        if "scales" in module:
+            settings = {key: table[key] for key in ("bits", "group_size", "mode")}
+            settings |= table.get(name, {})
+            assert {key: getattr(module, key) for key in settings} == settings, name
 
 
 def test_a_packed_source_is_carried_over_bit_for_bit_and_expands_to_bf16(four_bit, tmp_path):

@@ -425,6 +425,10 @@ def written(name: str, content: bytes) -> Damage:
     return lambda folder: (folder / name).write_bytes(content)
 
 
+def pooled(**settings: Any) -> Damage:
+    return json_file("1_Pooling/config.json", lambda c: {"include_prompt": True} | settings)
+
+
 def dense(change: Callable[[dict[str, np.ndarray]], object]) -> Damage:
     return tensors(change, "2_Dense/model.safetensors")
 
@@ -532,6 +536,26 @@ FOLDERS: dict[str, tuple[Damage, str]] = {
             "3_Dense/model.safetensors", (f / "3_Dense/model.safetensors").read_bytes()[:-1]
         )(f),
         "3_Dense/model.safetensors was cut short",
+    ),
+    "pooling of the first token": (
+        pooled(pooling_mode_cls_token=True, pooling_mode_mean_tokens=False),
+        r"1_Pooling/config.json: expected the mean over all tokens.* got \['pooling_mode_cls_token'\]",
+    ),
+    "pooling of two kinds": (
+        pooled(pooling_mode_mean_tokens=True, pooling_mode_max_tokens=True),
+        "expected the mean over all tokens.* got .*max_tokens'.*sentence-transformers",
+    ),
+    "pooling of the last token, as newer files name it": (
+        pooled(pooling_mode="lasttoken"),
+        "expected the mean over all tokens.* got 'lasttoken'",
+    ),
+    "pooling without the prompt": (
+        pooled(pooling_mode_mean_tokens=True, include_prompt=False),
+        "the prompt's included, got .* include_prompt False",
+    ),
+    "pooling config a list": (
+        written("1_Pooling/config.json", b"[]"),
+        "1_Pooling/config.json: expected a JSON object",
     ),
     "prompts a list": (
         written("config_sentence_transformers.json", b"[]"),

@@ -105,6 +105,24 @@ def test_a_checkpoint_without_dense_modules_pools_only(tmp_path):
     assert model.encode("a").shape == (192,)
 
 
+@pytest.mark.parametrize("settings", [None, {"pooling_mode": "mean"}, {"pooling_mode": ["mean"]}, {}])
+def test_the_mean_however_the_pooling_says_it(settings, tiny, tmp_path):
+    folder = Path(shutil.copytree(tiny, tmp_path / "m"))
+    path = folder / "1_Pooling" / "config.json"
+    path.unlink()  # as in folders that mlx-embeddings wrote
+    if settings is not None:
+        checkpoints.write_json(path, settings)
+    np.testing.assert_array_equal(EmbeddingGemma(folder).encode("a"), EmbeddingGemma(tiny).encode("a"))
+
+
+def test_a_checkpoint_without_normalize_gives_unit_vectors(tiny, tmp_path):
+    folder = Path(shutil.copytree(tiny, tmp_path / "m"))
+    path = folder / "modules.json"
+    modules = json.loads(path.read_text())
+    checkpoints.write_json(path, [m for m in modules if not m["type"].endswith("Normalize")])
+    assert np.linalg.norm(EmbeddingGemma(folder).encode("a")) == pytest.approx(1, abs=1e-6)
+
+
 def test_other_dense_sizes(tmp_path):
     model = EmbeddingGemma(checkpoints.write_tiny(tmp_path / "m", dense=(320,)))
     assert model.dimensions == (320, 256, 128)
