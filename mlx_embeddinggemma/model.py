@@ -30,9 +30,14 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.weight = mx.ones((size,))
         self._eps = eps
+        self._mean = mx.full((size, 1), 1 / size)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return mx.fast.rms_norm(x, self.weight, self._eps)
+        if runtime.on_gpu():
+            return mx.fast.rms_norm(x, self.weight, self._eps)
+        # MLX's CPU sums take 0.8 ns an element, as long as all else here; the BLAS's take 0.1.
+        y = x * mx.rsqrt((x * x) @ self._mean + self._eps) * self.weight
+        return y.astype(x.dtype)
 
 
 Rope = tuple[mx.array, mx.array]
