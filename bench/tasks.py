@@ -180,8 +180,9 @@ def _published_scores() -> dict[str, Any]:
 def _find(folder: Path) -> Iterator[tuple[str, Callable[[], Task]]]:
     """Names of the tasks in a folder, and what loads them."""
     for kind, reader in (("sts", _sts), ("pair", _pair), ("clustering", _clustering)):
-        # Of several splits the test split counts: "test" sorts after "dev" and "train".
-        for path in _files(folder / kind, "*/*.*.jsonl"):
+        # Of several splits of a name the last counts: the test split's.
+        files = _files(folder / kind, "*/*.*.jsonl")
+        for path in sorted(files, key=lambda path: path.name.startswith("test.")):
             split, subset = path.name.split(".")[:2]
             yield _named(path.parent.name, split, subset, reader, path)
     for path in _files(folder / "classification", "*/test.*.jsonl"):

@@ -138,6 +138,16 @@ def test_a_folder_of_task_files_is_read_by_its_layout(data):
     assert found.queries == ["a cat"] and found.relevant == [{1: 1.0}]
 
 
+def test_of_several_splits_the_test_split_counts(tmp_path):
+    folder = tmp_path / "sts" / "Split"
+    folder.mkdir(parents=True)
+    for split in ("dev", "test", "train", "validation"):
+        row = json.dumps({"s1": split, "s2": "b", "score": 1.0})
+        (folder / f"{split}.default.jsonl").write_text(f"{row}\n", encoding="utf-8")
+    (task,) = tasks.load(["Split"], tmp_path)
+    assert isinstance(task, tasks.STS) and task.first == ["test"]
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

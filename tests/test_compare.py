@@ -59,7 +59,8 @@ def server(demo):
 def test_engines_take_turns_and_a_wrong_vector_shows_in_the_cosine(tiny, demo, tmp_path):
     names = [f"ours={demo}", f"ours={tiny}"]
     same, other = compare.compare(names, {"three": TEXTS}, 2, tmp_path)
-    assert len(same.samples["three"]) == len(other.samples["three"]) == 2
+    short = 2 * compare.IN_A_TURN  # two turns
+    assert 2 <= len(same.samples["three"]) <= short and 2 <= len(other.samples["three"]) <= short
     assert same.worst_cosine["three"] > 0.999999 > 0.9 > other.worst_cosine["three"]
     assert same.cold_start > 0 and same.peak_mb > 10
     json.dumps([same.record(), other.record()])
@@ -128,7 +129,7 @@ def test_a_folder_stands_for_every_engine_that_is_found(demo, tmp_path, monkeypa
     assert list(record["tokens"]) == ["27 texts", "16 tokens", "64 tokens"]
     assert record["model"]["sha256"] and record["machine"]["chip"] and record["versions"]["mlx"]
     (ours,) = record["contenders"]
-    assert [len(samples) for samples in ours["samples_s"].values()] == [2, 2, 2]
+    assert all(2 <= len(samples) <= 2 * compare.IN_A_TURN for samples in ours["samples_s"].values())
     marked = "# A\n<!-- generated: engines a/c.json -->\nold\n<!-- end -->\nB\n"
     text = readme.regenerated(marked, tmp_path)
     assert text.startswith("# A\n") and text.endswith("\nB\n") and "old" not in text
