@@ -15,9 +15,18 @@ LINEAR = 2 * sqrt(2 / pi)
 CUBIC = 0.044715 * LINEAR
 
 
+ROWS = 128  # of a piece on the CPU: some ten arrays of its size live at once
+
+
 def geglu(gate: mx.array, up: mx.array) -> mx.array:
-    """gelu(gate) * up."""
-    return _fused(gate, up) if runtime.on_gpu() else _plain(gate, up)
+    """gelu(gate) * up, each (B, L, F)."""
+    if runtime.on_gpu():
+        return _fused(gate, up)
+    B, L, _ = gate.shape
+    n = max(1, min(L, B * L // ROWS))
+    ends = [L * i // n for i in range(1, n)]
+    pieces = zip(mx.split(gate, ends, axis=1), mx.split(up, ends, axis=1), strict=True)
+    return mx.concatenate([_plain(*piece) for piece in pieces], axis=1)
 
 
 @partial(mx.compile, shapeless=True)

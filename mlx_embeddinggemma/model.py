@@ -30,7 +30,8 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.weight = mx.ones((size,))
         self._eps = eps
-        self._mean = mx.full((size, 1), 1 / size)
+        # From numpy: no operation that would be left to do, which another thread could not.
+        self._mean = mx.array(np.full((size, 1), 1 / size, np.float32))
 
     def __call__(self, x: mx.array) -> mx.array:
         if runtime.on_gpu():
