@@ -14,8 +14,8 @@ from mlx_embeddinggemma.exponential import exp2
 LINEAR = 2 * sqrt(2 / pi)
 CUBIC = 0.044715 * LINEAR
 
-# Of a piece on the CPU: some ten arrays of its size live at once. With pieces of 128 MLX walks along one
-# core's operations while the other waits: 2,048 tokens took 5.8 s, not 4.0.
+# Of a piece on the CPU: some ten arrays of its size live at once. With pieces of 128 MLX walks along
+# one core's operations while the other waits: 2,048 tokens took 5.8 s, not 4.0.
 ROWS = 256
 
 
