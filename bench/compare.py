@@ -203,6 +203,12 @@ def show(record: dict[str, Any]) -> str:
     return f"{jobs}\n\n{table(['engine', 'peak MB', 'start to first vector, s'], rows)}"
 
 
+def count_and_tokens(length: str) -> tuple[int, int]:
+    """How many texts of how many tokens: "16x2048", or "256" for a single one."""
+    count, _, tokens = length.rpartition("x")
+    return int(count or 1), int(tokens)
+
+
 def label(contender: dict[str, Any]) -> str:
     """Engine, its version and the model's name."""
     named = " ".join(filter(None, (contender["engine"], contender["version"])))
@@ -224,7 +230,8 @@ def main() -> None:
     parser.add_argument(
         "--lengths",
         nargs="+",
-        default=["16", "256", "2048"],
+        type=count_and_tokens,
+        default=[(1, 16), (1, 256), (1, 2048)],
         metavar="[COUNTx]TOKENS",
         help="of single texts, or of several: 16x2048 is 16 texts of 2,048 tokens",
     )
@@ -247,15 +254,12 @@ def main() -> None:
     folder = names[0].partition("=")[2]
     model = EmbeddingGemma(folder)
     jobs = {f"{len(texts):,} texts": texts}
-    for length in args.lengths:
-        count, _, n = length.rpartition("x")
+    for count, n in args.lengths:
         # Different texts: no engine may compute one of them only.
-        starts = range(int(count or 1))
-        jobs[f"{count} x {int(n):,} tokens".removeprefix(" x ")] = [
-            text_of(model, int(n), words[start:]) for start in starts
-        ]
+        found = [text_of(model, n, words[start:]) for start in range(count)]
+        jobs[f"{count} x {n:,} tokens" if count > 1 else f"{n:,} tokens"] = found
     tokens = {job: sum(model.count_tokens(texts)) for job, texts in jobs.items()}
-    longest = max(int(length.rpartition("x")[2]) for length in args.lengths)
+    longest = max(n for _, n in args.lengths)
     if max(map(max, map(model.count_tokens, jobs.values()))) < 0.9 * longest:
         parser.error(f"{args.texts} is too short for a text of {longest:,} tokens")
     del model

@@ -119,14 +119,15 @@ def test_a_folder_stands_for_every_engine_that_is_found(demo, tmp_path, monkeypa
     file = tmp_path / "texts.txt"
     file.write_text("\n".join(TEXTS * 9), encoding="utf-8")
     monkeypatch.setattr(compare, "FOUND", ("ours={0}", "onnx={0}"))
-    argv = [str(demo), "--texts", str(file), "--lengths", "16", "64", "--rounds", "2", "--pause", "0"]
+    lengths = ["--lengths", "16", "64", "2x16"]
+    argv = [str(demo), "--texts", str(file), *lengths, "--rounds", "2", "--pause", "0"]
     monkeypatch.setattr(sys, "argv", ["compare", *argv, "--output", str(tmp_path / "a" / "c.json")])
     compare.main()
     said = capsys.readouterr()
     assert f"onnx={demo}: skipped: no file" in said.err
     record = json.loads((tmp_path / "a" / "c.json").read_text())
     assert compare.show(record) in said.out
-    assert list(record["tokens"]) == ["27 texts", "16 tokens", "64 tokens"]
+    assert list(record["tokens"]) == ["27 texts", "16 tokens", "64 tokens", "2 x 16 tokens"]
     assert record["model"]["sha256"] and record["machine"]["chip"] and record["versions"]["mlx"]
     (ours,) = record["contenders"]
     assert all(2 <= len(samples) <= 2 * compare.IN_A_TURN for samples in ours["samples_s"].values())
