@@ -37,7 +37,8 @@ class RMSNorm(nn.Module):
         if runtime.on_gpu():
             return mx.fast.rms_norm(x, self.weight, self._eps)
         # MLX's CPU sums take 0.8 ns an element, as long as all else here; the BLAS's take 0.1.
-        y = x * mx.rsqrt((x * x) @ self._mean + self._eps) * self.weight
+        y = x.astype(mx.float32)
+        y = y * mx.rsqrt((y * y) @ self._mean + self._eps) * self.weight
         return y.astype(x.dtype)
 
 
