@@ -77,10 +77,15 @@ def test_importing_the_encoder_loads_nothing_heavy():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_importing_the_encoder_takes_less_than_45_mb():
-    code = "from mlx_embeddinggemma import EmbeddingGemma; print(open('/proc/self/status').read())"
-    peak = next(line for line in run(code).splitlines() if line.startswith("VmHWM"))
-    assert int(peak.split()[1]) < 45 * 1024
+def test_importing_the_encoder_takes_12_mb_at_most_over_mlx_and_numpy():
+    """How much of a library the kernel maps at a time is the machine's choice: so the difference."""
+
+    def peak(code: str) -> int:
+        lines = run(f"{code}; print(open('/proc/self/status').read())").splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+
+    ours = peak("from mlx_embeddinggemma import EmbeddingGemma")
+    assert ours - peak("import mlx.core, numpy") < 12 * 1024
 
 
 @pytest.mark.parametrize("code", ["import mlx_embeddinggemma", "from mlx_embeddinggemma.cli import *"])
