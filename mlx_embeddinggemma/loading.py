@@ -72,7 +72,10 @@ class _Loader:
                 continue
             # One at a time, and never a container: its other modules still hold zeros of full size.
             mx.eval(child.parameters(), self._sums)
-        return Expanded(module, expanded) if expanded else module
+        if not expanded:
+            return module
+        runtime.return_freed_memory()
+        return Expanded(module, expanded)
 
     def check(self) -> None:
         """Raises the error for all weights so far that are not finite."""

@@ -1,6 +1,8 @@
 """What differs from machine to machine, decided in one place."""
 
+import ctypes
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from itertools import pairwise
@@ -15,6 +17,8 @@ from mlx_embeddinggemma import blas
 # Tokens of a batch that are worth a CPU core of their own: fewer are faster through products of
 # several threads, which read each weight once. And tokens whose activations fit a core's cache.
 FEWEST, MOST = 128, 512
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # glibc's malloc.h
 
 
 def on_gpu() -> bool:
@@ -35,6 +39,32 @@ def prepare() -> None:
     else:
         blas.use_openblas()
         mx.set_cache_limit(2**22)
+
+
+def keep_freed_memory() -> None:
+    """Lets training reuse its arrays' pages: glibc would return them, and the kernel clear them again.
+
+    That was a fifth of a step's time, and saves no memory, since the next step takes as much.
+    """
+    _mallopt(M_MMAP_THRESHOLD, 2**30)
+    _mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    _mallopt(M_ARENA_MAX, 1)
+
+
+def return_freed_memory() -> None:
+    """Has glibc return arrays of 1 MB and more as soon as they are free.
+
+    By default it keeps ever larger ones, in pieces that no other array fits: 16 MB of 184.
+    """
+    _mallopt(M_MMAP_THRESHOLD, 2**20)
+    _mallopt(M_TRIM_THRESHOLD, 2**20)
+
+
+def _mallopt(parameter: int, value: int) -> None:
+    if sys.platform == "linux" and not on_gpu():
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):  # glibc, not musl
+            libc.mallopt(parameter, value)
 
 
 def batch_tokens() -> int:

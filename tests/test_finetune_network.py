@@ -68,7 +68,7 @@ def test_every_gradient_is_pytorchs(tiny):
         assert difference < 1e-4, f"{name}: {difference:.1e}"
 
 
-@pytest.mark.parametrize("quantize", [None, "q4_0"])
+@pytest.mark.parametrize("quantize", [(), ("q4_0",)])
 def test_checkpointed_layers_give_the_same_gradients(tiny, quantize):
     checkpoint = open_checkpoint(tiny)
     plain = gradients(trainable(checkpoint, quantize=quantize))

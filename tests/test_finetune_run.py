@@ -17,7 +17,7 @@ from mlx_embeddinggemma.cli import main
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
 from mlx_embeddinggemma.finetune import finetune, state, trainer
 from mlx_embeddinggemma.finetune.batches import make_batch
-from mlx_embeddinggemma.finetune.data import read
+from mlx_embeddinggemma.finetune.data import Dataset, Row, read
 from mlx_embeddinggemma.finetune.gradients import loss_and_gradient
 from mlx_embeddinggemma.finetune.losses import build
 from mlx_embeddinggemma.finetune.mining import mine
@@ -250,7 +250,7 @@ def test_a_long_text_keeps_its_first_tokens_and_its_end(small, pairs, tmp_path):
     settings = trainer.Settings(task="none", max_length=4)
     run = trainer.Run(small, pairs, tmp_path / "out", None, None, settings, False, False)
     whole = EmbeddingGemma(small).tokenize(["the red of bank"])[0]
-    assert len(whole) > 4 and run.ids["the red of bank"] == [*whole[:3], 1]
+    assert len(whole) > 4 and run._tokenize(["the red of bank"]) == [[*whole[:3], 1]]
 
 
 def test_mined_negatives_are_near_and_never_a_known_answer(small, pairs):
@@ -288,6 +288,50 @@ def test_every_kind_of_row_trains(small, tmp_path, kind):
     assert report.log[-1]["eval_loss"] < report.log[0]["eval_loss"]
 
 
+def test_pairs_with_a_teachers_vectors_train_under_a_loss_of_the_callers(small, tmp_path):
+    generator = np.random.default_rng(0)
+    texts = [(f"the {a} of {b}", f"{b} {a}") for a in WORDS for b in WORDS if a != b]
+    rows = [Row(pair, vector=generator.standard_normal((2, 48))) for pair in texts]
+    seen = []
+
+    def to_first(columns, targets):
+        seen.append((targets.teacher.shape, columns[1].shape))
+        return (columns[0] - targets.teacher[:, 0, :1]).square().mean()
+
+    settings = SETTINGS | {"steps": 3, "batch_size": 4, "matryoshka": False, "loss": to_first}
+    finetune(small, Dataset("vectors", rows), tmp_path / "out", **settings)
+    assert set(seen) == {((4, 2, 48), (4, 256))}
+    recorded = json.loads((tmp_path / "out" / "finetune.json").read_text())["settings"]
+    assert recorded["loss"] == "to_first" and len(recorded["train"]) == 64
+
+
+def test_several_recipes_take_turns(small, pairs, tmp_path, monkeypatch):
+    from mlx_embeddinggemma.finetune import grids
+
+    rounded = []
+    for name in ("affine", "q4_0"):
+        original = getattr(grids, name)
+
+        def noted(weight, *args, name=name, original=original, **named):
+            rounded.append(name)
+            return original(weight, *args, **named)
+
+        monkeypatch.setattr(grids, name, noted)
+    steps = []
+    whole_step = trainer.Run._step
+
+    def step(run, *args):
+        rounded.clear()
+        entry = whole_step(run, *args)
+        steps.append(set(rounded))
+        return entry
+
+    monkeypatch.setattr(trainer.Run, "_step", step)
+    settings = SETTINGS | {"steps": 6, "quantize": "4bit,q4_0", "train_table": True}
+    finetune(small, pairs, tmp_path / "out", **settings, quantize_after=1 / 3)
+    assert steps == [set(), set(), {"affine"}, {"q4_0"}, {"affine"}, {"q4_0"}]
+
+
 def test_texts_alone_teach_the_rounded_network_its_own_float_vectors(small, tmp_path):
     from mlx_embeddinggemma.convert import convert
 
@@ -311,7 +355,7 @@ def test_texts_alone_teach_the_rounded_network_its_own_float_vectors(small, tmp_
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--quantize", "3bit"], "expected quantize 4bit, 8bit, mixed, q4_0, q8_0, got '3bit'"),
+        (["--quantize", "4bit,3bit"], "expected quantize 4bit, 8bit, mixed, q4_0, q8_0, or several"),
         (["--loss", "cosent"], "expected loss multiple_negatives_ranking for pairs rows, got 'cosent'"),
         (["--batch-size", "1"], "expected batch_size over 1, got 1"),
         (["--resume"], "no run to resume"),

@@ -51,8 +51,9 @@ def make_batch(dataset: Dataset, chosen: np.ndarray, generator: np.random.Genera
     score, vector = rows[0].score, rows[0].vector
     hidden, teacher = None, None
     if vector is not None:
-        teacher = mx.array(np.array([[row.vector] for row in rows], np.float32))
-    if len(columns) > 1 and score is None:
+        vectors = np.array([row.vector for row in rows], np.float32)
+        teacher = mx.array(vectors.reshape(len(rows), len(columns), -1))
+    if len(columns) > 1 and score is None and vector is None:
         hidden = _hidden(columns, [row.label for row in rows]) | padding[1:].ravel()
     targets = Targets(
         scores=None if score is None else mx.array([row.score for row in rows]),

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
 from mlx_embeddinggemma.prompts import prompt_for, with_title
 
@@ -60,13 +62,13 @@ class Row:
         texts: prompted: anchor, positive and hard negatives; otherwise the text alone.
         score: of a scored pair.
         label: of a labelled text.
-        vector: the teacher's.
+        vector: the teacher's: (size,), or (texts, size) for several texts.
     """
 
     texts: tuple[str, ...]
     score: float | None = None
     label: str | None = None
-    vector: Sequence[float] | None = None
+    vector: Sequence[float] | np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def read(path: str | Path, prompts: Mapping[str, str], task: str | None = None) 
         raise EmbeddingGemmaError(f"{path} has no rows")
     if kind == "labelled":
         _check_labels(path, rows)
-    if len({len(row.vector or ()) for row in rows}) > 1:
+    if len({0 if row.vector is None else len(row.vector) for row in rows}) > 1:
         raise EmbeddingGemmaError(f"{path}: expected vectors of one length")
     return Dataset(kind, rows)
 

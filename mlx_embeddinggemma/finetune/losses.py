@@ -156,7 +156,7 @@ LOSSES: dict[str, Loss] = {
 
 
 def build(
-    name: str,
+    name: str | Loss,
     *,
     size: int,
     scale: float = 20.0,
@@ -168,7 +168,7 @@ def build(
     """The loss a run asked for.
 
     Args:
-        name: of `LOSSES`.
+        name: of `LOSSES`, or a loss of the caller's.
         size: length of a whole sentence vector.
         scale: 1 / temperature, where the loss has one.
         hardness: see `multiple_negatives_ranking`.
@@ -176,7 +176,7 @@ def build(
         spread: weight of `spread_out`; 0 leaves it out.
         nested: sum over `size` and the Matryoshka dimensions below it.
     """
-    loss = LOSSES[name]
+    loss = LOSSES[name] if isinstance(name, str) else name
     if name == "multiple_negatives_ranking":
         loss = partial(multiple_negatives_ranking, scale=scale, hardness=hardness, strength=strength)
     elif name == "cosent":

@@ -5,7 +5,7 @@ Its modules change class, not shape. What may learn: all weights, or low-rank co
 on disk as in the encoder.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -21,6 +21,8 @@ from mlx_embeddinggemma.model import Attention, FeedForward, Layer, Model, RMSNo
 
 from .derivatives import exp2, geglu
 from .grids import Grid, grid_of
+
+Grids = Sequence[Grid | None]
 
 LORA_SCALE = 2.0  # factor of the correction: alpha = 2 rank, the usual choice
 
@@ -38,17 +40,17 @@ class TrainedFeedForward(FeedForward):
 
 
 class TrainedLinear(Linear):
-    """A linear layer whose weight is rounded to a grid, corrected by LoRA, or neither, or both.
+    """A linear layer whose weight is rounded to grids in turn, corrected by LoRA, or neither, or both.
 
     Attributes:
         lora_a: (rank, inputs), where there is LoRA.
         lora_b: (sum of outputs, rank): matrices stored as one share `lora_a`.
     """
 
-    def prepare(self, grid: Grid | None, rank: int, key: mx.array) -> None:
-        """Takes the grid, and makes the correction, which starts at zero."""
-        self._grid = grid
-        self._rounded: tuple[list[mx.array], mx.array] | None = None
+    def prepare(self, grids: Grids, rank: int, key: mx.array) -> None:
+        """Takes the grids, and makes the correction, which starts at zero."""
+        self._grids, self._grid = grids, grids[0]
+        self._rounded: tuple[list[Any], mx.array] | None = None
         if rank:
             outputs, inputs = self.weight.shape
             bound = inputs**-0.5
@@ -66,9 +68,9 @@ class TrainedLinear(Linear):
         if not self._grid:
             return self.weight.astype(dtype)
         # A step's groups of texts, and its parts of them, share what is rounded.
-        learned = [self[name] for name in ("weight", "lora_a", "lora_b") if name in self]
-        if not self._rounded or any(a is not b for a, b in zip(learned, self._rounded[0], strict=True)):
-            self._rounded = learned, self._grid(self.merged())
+        made_of = [self._grid, *(self[name] for name in ("weight", "lora_a", "lora_b") if name in self)]
+        if not self._rounded or any(a is not b for a, b in zip(made_of, self._rounded[0], strict=True)):
+            self._rounded = made_of, self._grid(self.merged())
         return self._rounded[1].astype(dtype)
 
     def __call__(self, x: mx.array) -> mx.array:
@@ -99,10 +101,10 @@ class TrainedTable(nn.Module):
         weight: (vocabulary, D).
     """
 
-    def __init__(self, weight: mx.array, grid: Grid | None):
+    def __init__(self, weight: mx.array, grids: Grids):
         super().__init__()
         self.weight = weight
-        self._grid = grid
+        self._grids, self._grid = grids, grids[0]
 
     def __call__(self, ids: np.ndarray) -> mx.array:
         """(B, L) token ids to (B, L, D) rows."""
@@ -112,10 +114,30 @@ class TrainedTable(nn.Module):
         return rows[mx.array(inverse.reshape(ids.shape))]
 
 
+class FrozenTable:
+    """The vocabulary table on disk, its rows rounded."""
+
+    def __init__(self, rows: Callable[[np.ndarray], mx.array], grids: Grids):
+        self._rows = rows
+        self._grids, self._grid = grids, grids[0]
+
+    def __call__(self, ids: np.ndarray) -> mx.array:
+        """(B, L) token ids to (B, L, D) rows."""
+        rows = self._rows(ids)
+        return self._grid(rows) if self._grid else rows
+
+
+def take_turn(model: Model, step: int | None) -> None:
+    """Rounds to the grids of one recipe, each in turn of those `trainable` got; None rounds to none."""
+    for module in (*model.modules(), model._embed_tokens):
+        if isinstance(module, TrainedLinear | TrainedTable | FrozenTable):
+            module._grid = None if step is None else module._grids[step % len(module._grids)]
+
+
 def trainable(
     checkpoint: Checkpoint,
     *,
-    quantize: str | None = None,
+    quantize: Sequence[str] = (),
     lora_rank: int = 0,
     train_table: bool = False,
     checkpoint_layers: bool = False,
@@ -125,7 +147,7 @@ def trainable(
 
     Args:
         checkpoint: from `open_checkpoint`.
-        quantize: a recipe of `grids.RECIPES` whose rounding the forward pass sees.
+        quantize: recipes of `grids.RECIPES` whose rounding the forward pass sees, see `take_turn`.
         lora_rank: of the corrections that learn in place of the weights; 0 trains the weights.
         train_table: whether the vocabulary table learns too.
         checkpoint_layers: trade a third of the speed for memory, see `CheckpointedLayer`.
@@ -141,7 +163,7 @@ def trainable(
             module.__class__ = TrainedLinear
             first = layout.parts(path)[0]  # matrices that are stored as one are packed alike
             inputs = module.weight.shape[1]
-            module.prepare(grid_of(quantize, first, inputs) if quantize else None, lora_rank, own)
+            module.prepare(_grids(quantize, first, inputs), lora_rank, own)
         elif isinstance(module, Attention):
             module.__class__ = TrainedAttention
         elif isinstance(module, FeedForward):
@@ -156,18 +178,21 @@ def trainable(
     return model
 
 
+def _grids(recipes: Sequence[str], path: str, inputs: int) -> Grids:
+    return [grid_of(recipe, path, inputs) for recipe in recipes] or [None]
+
+
 def _prepare_table(
-    model: Model, checkpoint: Checkpoint, quantize: str | None, train_table: bool
+    model: Model, checkpoint: Checkpoint, quantize: Sequence[str], train_table: bool
 ) -> None:
     on_disk = model._table = model._embed_tokens
-    width = checkpoint.config.hidden_size
-    grid = grid_of(quantize, layout.TABLE, width) if quantize else None
+    grids = _grids(quantize, layout.TABLE, checkpoint.config.hidden_size)
     if train_table:
         rows = np.arange(checkpoint.config.vocab_size)
-        model.embed_tokens = TrainedTable(on_disk(rows), grid)
+        model.embed_tokens = TrainedTable(on_disk(rows), grids)
         model._embed_tokens = model.embed_tokens
-    elif grid:
-        model._embed_tokens = lambda ids: grid(on_disk(ids))
+    elif any(grids):
+        model._embed_tokens = FrozenTable(on_disk, grids)
 
 
 def tensors(model: Model) -> dict[str, mx.array]:

@@ -3,7 +3,7 @@
 A network that learns to live with rounded weights should go on saying what it said in floats.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,26 +12,26 @@ from tqdm import tqdm
 from mlx_embeddinggemma.model import Model
 
 from .data import Dataset
-from .gradients import embed
+from .gradients import Ids, embed
 
 CHUNK = 256  # texts embedded at a time
 
 
 def with_vectors(
-    teacher: Model, dataset: Dataset, ids: Mapping[str, Sequence[int]], progress: bool
+    teacher: Model, dataset: Dataset, tokenize: Callable[[Sequence[str]], Ids], progress: bool
 ) -> Dataset:
     """The rows of texts alone, each with the vector that `teacher` gives it.
 
     Args:
         teacher: in floats.
         dataset: of the kind "texts".
-        ids: tokens of every text.
+        tokenize: texts to their tokens.
         progress: a bar on stderr.
     """
     rows = []
     starts = range(0, len(dataset.rows), CHUNK)
     for start in tqdm(starts, desc="teacher", delay=1, disable=None if progress else True):
         part = dataset.rows[start : start + CHUNK]
-        vectors = np.array(embed(teacher, [ids[row.texts[0]] for row in part]))
+        vectors = np.array(embed(teacher, tokenize([row.texts[0] for row in part])))
         rows += [replace(row, vector=vector) for row, vector in zip(part, vectors, strict=True)]
     return replace(dataset, rows=rows)

@@ -16,23 +16,24 @@ from typing import Any, get_args
 
 import mlx.core as mx
 import mlx.optimizers as optim
+import numpy as np
 from tqdm import tqdm
 
-from mlx_embeddinggemma import EmbeddingGemma, __version__
+from mlx_embeddinggemma import EmbeddingGemma, __version__, runtime
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
 from mlx_embeddinggemma.folders import new_folder
 from mlx_embeddinggemma.model import Model
 
 from . import state
 from .batches import batch_at, steps_per_epoch
-from .data import TASKS, read
+from .data import TASKS, Dataset, read
 from .evaluation import evaluate
 from .export import export
 from .gradients import Ids, loss_and_gradient
 from .grids import RECIPES
 from .losses import Hardness, Loss, build
 from .mining import mine, read_corpus
-from .network import tensors, trainable
+from .network import take_turn, tensors, trainable
 from .plot import plot
 from .teacher import with_vectors
 
@@ -52,7 +53,7 @@ class Settings:
 
     Attributes:
         task: prompts for rows that name none, of `data.TASKS`; by default what fits the data.
-        loss: of `losses.LOSSES`; by default what fits the data.
+        loss: of `losses.LOSSES`, or a function like those; by default what fits the data.
         epochs: times every row is seen.
         steps: instead of epochs, where given.
         batch_size: rows a step; each is a negative for all others.
@@ -65,7 +66,9 @@ class Settings:
         matryoshka: train 512, 256 and 128 dimensions too.
         lora_rank: train corrections of this rank instead of the weights; 0 trains the weights.
         train_table: train the vocabulary table too, two thirds of the parameters.
-        quantize: train for the rounding of a recipe: 4bit, 8bit, mixed, q4_0 or q8_0.
+        quantize: train for the rounding of a recipe: 4bit, 8bit, mixed, q4_0 or q8_0; or of several,
+            separated by commas, a step for each in turn.
+        quantize_after: share of the steps that learn in floats first.
         checkpoint_layers: less memory, a third more time.
         max_length: longer texts are cut to this many tokens.
         average: the result is the mean of this many last checkpoints.
@@ -75,7 +78,7 @@ class Settings:
     """
 
     task: str | None = None
-    loss: str | None = None
+    loss: str | Loss | None = None
     epochs: float = 1.0
     steps: int | None = None
     batch_size: int = 64
@@ -89,6 +92,7 @@ class Settings:
     lora_rank: int = 0
     train_table: bool = False
     quantize: str | None = None
+    quantize_after: float = 0.0
     checkpoint_layers: bool = False
     max_length: int = 256
     average: int = 1
@@ -106,13 +110,24 @@ class Settings:
         for name in ("spread", "lora_rank", "mine", "seed"):
             if getattr(self, name) < 0:
                 raise EmbeddingGemmaError(f"expected {name} of 0 or more, got {getattr(self, name)}")
-        if not 0 <= self.warmup <= 1:
-            raise EmbeddingGemmaError(f"expected warmup from 0 to 1, got {self.warmup}")
-        known = {"task": (*TASKS,), "quantize": RECIPES, "hardness": get_args(Hardness)}
+        for name in ("warmup", "quantize_after"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise EmbeddingGemmaError(f"expected {name} from 0 to 1, got {getattr(self, name)}")
+        known = {"task": (*TASKS,), "hardness": get_args(Hardness)}
         for name, values in known.items():
             value = getattr(self, name)
             if value is not None and value not in values:
                 raise EmbeddingGemmaError(f"expected {name} {', '.join(values)}, got {value!r}")
+        for recipe in self.recipes:
+            if recipe not in RECIPES:
+                raise EmbeddingGemmaError(
+                    f"expected quantize {', '.join(RECIPES)}, or several of them, got {recipe!r}"
+                )
+
+    @property
+    def recipes(self) -> list[str]:
+        """Those that `quantize` names."""
+        return self.quantize.split(",") if self.quantize else []
 
 
 @dataclass(frozen=True)
@@ -132,7 +147,7 @@ class Report:
 
 def finetune(
     model: str | Path,
-    train: str | Path,
+    train: str | Path | Dataset,
     output: str | Path,
     *,
     eval: str | Path | None = None,
@@ -148,7 +163,7 @@ def finetune(
 
     Args:
         model: "demo", a folder or a hub id.
-        train: rows, see `data`.
+        train: rows, see `data`; or a dataset made by the caller.
         output: folder to write, in sentence-transformers' layout.
         eval: held-out rows of the same kind, evaluated at every checkpoint.
         corpus: passages to mine hard negatives from; by default the other rows' positives.
@@ -176,7 +191,7 @@ class Run:
     def __init__(
         self,
         model: str | Path,
-        train: str | Path,
+        train: str | Path | Dataset,
         output: Path,
         eval: str | Path | None,
         corpus: str | Path | None,
@@ -187,15 +202,21 @@ class Run:
         self.output, self.settings, self.progress = output, settings, progress
         self.folder = output.with_name(output.name + ".run")
         self.encoder = EmbeddingGemma(model)
-        self.data = read(train, self.encoder.prompts, settings.task)
+        if isinstance(train, Dataset):
+            self.data, digest = train, _digest(train)
+        else:
+            self.data = read(train, self.encoder.prompts, settings.task)
+            digest = _sha256(train)
         self.held_out = read(eval, self.encoder.prompts, settings.task) if eval else None
         self.loss = self._loss()
         self.record = {
             "model": str(model),
-            "train": _sha256(train),
+            "train": digest,
             "corpus": _sha256(corpus) if corpus else None,
             **asdict(settings),
         }
+        if callable(settings.loss):
+            self.record["loss"] = getattr(settings.loss, "__name__", "a function")
         self._open_folder(resume)
         if settings.mine:
             prompt = self.encoder.prompts.get("document", "")
@@ -205,19 +226,19 @@ class Run:
         per_epoch = steps_per_epoch(self.data, self.batch_size)
         self.steps = settings.steps or max(1, round(settings.epochs * per_epoch))
         self.save_every = settings.save_every or max(1, math.ceil(self.steps / 10))
-        self.ids = self._tokenized()
         if self.data.kind == "texts":
             teacher = trainable(self.encoder._checkpoint)
-            self.data = with_vectors(teacher, self.data, self.ids, progress)
+            self.data = with_vectors(teacher, self.data, self._tokenize, progress)
             if self.held_out:
-                self.held_out = with_vectors(teacher, self.held_out, self.ids, progress)
+                self.held_out = with_vectors(teacher, self.held_out, self._tokenize, progress)
 
     def train(self) -> Report:
         """Runs to the end and writes the output."""
         s = self.settings
+        runtime.keep_freed_memory()
         model = trainable(
             self.encoder._checkpoint,
-            quantize=s.quantize,
+            quantize=s.recipes,
             lora_rank=s.lora_rank,
             train_table=s.train_table,
             checkpoint_layers=s.checkpoint_layers,
@@ -267,7 +288,8 @@ class Run:
     def _step(self, model: Model, optimizer: optim.Adam, step: int) -> dict[str, float]:
         """One update; nothing has changed if the loss or the gradient is not finite."""
         batch = batch_at(self.data, self.batch_size, self.settings.seed, step)
-        ids = self._ids_of(batch.texts)
+        ids = self._tokenize(batch.texts)
+        take_turn(model, step if step >= self.settings.quantize_after * self.steps else None)
         value, gradient = loss_and_gradient(model, self.loss, batch, ids, self.settings.mini_batch_size)
         gradient, norm = optim.clip_grad_norm(gradient, CLIP)
         mx.eval(value, norm, gradient)
@@ -303,7 +325,7 @@ class Run:
                 f"{self.held_out.kind}"
             )
         name = self.settings.loss or kinds[0]
-        if name not in kinds:
+        if isinstance(name, str) and name not in kinds:
             raise EmbeddingGemmaError(
                 f"expected loss {' or '.join(kinds)} for {self.data.kind} rows, got {name!r}"
             )
@@ -313,7 +335,8 @@ class Run:
                 "nothing to learn but living with rounded weights"
             )
         size = self.encoder.dimensions[0]
-        teacher = len(self.data.rows[0].vector or ())
+        vector = self.data.rows[0].vector
+        teacher = 0 if vector is None else len(vector)
         if self.data.kind == "vectors" and name == "embedding_matching" and teacher != size:
             raise EmbeddingGemmaError(
                 f"expected vectors of {size} numbers, got {teacher}: use --loss similarity_matching, "
@@ -324,21 +347,15 @@ class Run:
             name, size=size, scale=s.scale, hardness=s.hardness, spread=s.spread, nested=s.matryoshka
         )
 
-    def _tokenized(self) -> dict[str, list[int]]:
-        rows = [*self.data.rows, *(self.held_out.rows if self.held_out else ())]
-        texts = list(dict.fromkeys(text for row in rows for text in row.texts))
+    def _tokenize(self, texts: Sequence[str]) -> Ids:
         longest = min(self.settings.max_length, self.encoder.max_length)
         ids = self.encoder._tokenizer.encode(texts)
         # A long text keeps its first tokens and its eos.
-        cut = [row if len(row) <= longest else [*row[: longest - 1], row[-1]] for row in ids]
-        return dict(zip(texts, cut, strict=True))
-
-    def _ids_of(self, texts: Sequence[str]) -> Ids:
-        return [self.ids[text] for text in texts]
+        return [row if len(row) <= longest else [*row[: longest - 1], row[-1]] for row in ids]
 
     def _evaluate(self, model: Model) -> dict[str, float]:
         assert self.held_out is not None
-        found = evaluate(model, self.held_out, self.loss, self.batch_size, self._ids_of)
+        found = evaluate(model, self.held_out, self.loss, self.batch_size, self._tokenize)
         return {f"eval_{name}": value for name, value in found.items()}
 
     def _open_folder(self, resume: bool) -> None:
@@ -440,6 +457,15 @@ def _entry(line: str) -> dict[str, float] | None:
         return parsed
     except ValueError:
         return None
+
+
+def _digest(data: Dataset) -> str:
+    found = hashlib.sha256()
+    for row in data.rows:
+        found.update(repr((row.texts, row.score, row.label)).encode())
+        if row.vector is not None:
+            found.update(np.asarray(row.vector, np.float32).tobytes())
+    return found.hexdigest()
 
 
 def _sha256(path: str | Path) -> str:
