@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 
 BLOCK = 8192  # texts among which partners are looked for
 NEAREST = 24  # from among which a text's partner comes
@@ -50,9 +49,13 @@ def partners(vectors: np.ndarray, seed: int) -> np.ndarray:
     order, pairs = generator.permutation(len(vectors)), []
     for start in range(0, len(order), BLOCK):
         block = order[start : start + BLOCK]
-        unit = torch.from_numpy(vectors[block].astype(np.float32))
-        similarity = (unit @ unit.T).fill_diagonal_(-2)
-        nearest = similarity.topk(min(NEAREST, len(block) - 1)).indices.numpy()
+        unit = vectors[block].astype(np.float32)
+        similarity = unit @ unit.T
+        np.fill_diagonal(similarity, -2)
+        count = min(NEAREST, len(block) - 1)
+        nearest = np.argpartition(-similarity, count - 1, axis=1)[:, :count]
+        order_of = np.argsort(-np.take_along_axis(similarity, nearest, axis=1), axis=1)
+        nearest = np.take_along_axis(nearest, order_of, axis=1)
         free = np.ones(len(block), bool)
         for i, candidates in enumerate(nearest):
             if not free[i]:

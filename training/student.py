@@ -1,13 +1,11 @@
-"""The student: Gemma 3 in transformers, small, with EmbeddingGemma's pooling and head."""
+"""The student: EmbeddingGemma, small, as it is before it learns; and the folder it is saved to."""
 
 import json
 from pathlib import Path
+from typing import Any
 
-import torch
-import torch.nn.functional as F
-from safetensors.torch import save_file
-from torch import nn
-from transformers import Gemma3TextConfig, Gemma3TextModel
+import mlx.core as mx
+import numpy as np
 
 PROMPTS = {
     "query": "task: search result | query: ",
@@ -25,22 +23,23 @@ PROMPTS = {
     "STS": "task: sentence similarity | query: ",
     "Summarization": "task: summarization | query: ",
 }
-HEAD = (256, 512, 768)
-CONFIG = {
+VOCABULARY, WIDTH, WIDE, LAYERS, HEADS, HEAD_SIZE = 16384, 256, 512, 4, 4, 64
+DENSE = (WIDTH, 512, 768)
+CONFIG: dict[str, Any] = {
     "architectures": ["Gemma3TextModel"],
     "model_type": "gemma3_text",
-    "vocab_size": 16384,
-    "hidden_size": HEAD[0],
-    "intermediate_size": 512,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
+    "vocab_size": VOCABULARY,
+    "hidden_size": WIDTH,
+    "intermediate_size": WIDE,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
     "num_key_value_heads": 1,
-    "head_dim": 64,
-    "query_pre_attn_scalar": 64,
+    "head_dim": HEAD_SIZE,
+    "query_pre_attn_scalar": HEAD_SIZE,
     "max_position_embeddings": 2048,
     "sliding_window": 512,
-    "_sliding_window_pattern": 4,
-    "layer_types": ["sliding_attention"] * 3 + ["full_attention"],
+    "_sliding_window_pattern": LAYERS,
+    "layer_types": ["sliding_attention"] * (LAYERS - 1) + ["full_attention"],
     "rope_theta": 1000000.0,
     "rope_local_base_freq": 10000.0,
     "rope_scaling": None,
@@ -56,86 +55,88 @@ CONFIG = {
     "pad_token_id": 0,
     "eos_token_id": 1,
     "bos_token_id": 2,
-    "dtype": "bfloat16",
 }
 
 
-class Student(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoder = Gemma3TextModel(Gemma3TextConfig(**CONFIG, attn_implementation="eager"))
-        self.encoder.float()
-        self.dense = nn.ModuleList(
-            nn.Linear(n, m, bias=False) for n, m in zip(HEAD[:-1], HEAD[1:], strict=True)
-        )
-        for name, weight in self.encoder.named_parameters():
-            # The network multiplies by 1 + w: at -0.99 every branch starts at a hundredth, so that
-            # training starts from the static table's vectors.
-            if "post_attention_layernorm" in name or "post_feedforward_layernorm" in name:
-                nn.init.constant_(weight, -0.99)
+def static_weights(table: np.ndarray, mix: np.ndarray, seed: int) -> dict[str, mx.array]:
+    """Table, last norm and head, so that a text's vector is the mean of its pieces' `table @ mix`.
 
-    def start_from(self, table: torch.Tensor, mix: torch.Tensor) -> None:
-        """`table` (vocabulary, 255) of lengths up to 1, and the map `mix` (255, 768) to the output.
+    The last norm gives every token the same length, so a table alone could not let a rare word
+    outweigh a common one in the mean. The last channel takes what a token's vector lacks to length 1,
+    and the head ignores it.
 
-        The last norm gives every token the same length, so a table alone could not let a rare word
-        outweigh a common one in the mean. The last channel takes what a token's vector lacks to
-        length 1, and the head ignores it.
-        """
-        rest = (1 - table.square().sum(1, keepdim=True)).clamp(min=0).sqrt()
-        half = nn.init.orthogonal_(torch.empty(HEAD[1], HEAD[0]))
-        with torch.no_grad():
-            self.encoder.embed_tokens.weight.copy_(torch.cat([table, rest], dim=1))
-            self.dense[0].weight.copy_(half)
-            self.dense[1].weight.copy_(F.pad(mix.T, (0, 1)) @ half.T)
-
-    def static(self, ids: list[list[int]]) -> torch.Tensor:
-        """The output (B, 768) if the layers did nothing."""
-        lengths = torch.tensor([len(row) for row in ids])
-        owner = torch.repeat_interleave(torch.arange(len(ids)), lengths)
-        flat = torch.tensor([i for row in ids for i in row])
-        x = self.encoder.norm(self.encoder.embed_tokens(flat))
-        y = torch.zeros(len(ids), x.shape[1]).index_add(0, owner, x) / lengths[:, None]
-        for dense in self.dense:
-            y = dense(y)
-        return y
-
-    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """(B, L) ids and mask to (B, 768), not normalised."""
-        x = self.encoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-        real = mask[..., None].float()
-        y = (x.float() * real).sum(1) / real.sum(1)
-        for dense in self.dense:
-            y = dense(y)
-        return y
+    Args:
+        table: (vocabulary, 255) of lengths up to 1.
+        mix: (255, 768).
+        seed: of the rotation between the head's two matrices.
+    """
+    rest = np.sqrt(np.maximum(1 - np.square(table).sum(axis=1, keepdims=True), 0))
+    normal = np.random.default_rng(seed).standard_normal((DENSE[1], DENSE[0]))
+    half = np.linalg.qr(normal)[0]
+    weights = {
+        "embed_tokens.weight": np.concatenate([table, rest], axis=1),
+        "norm.weight": np.zeros(WIDTH),
+        "dense.0.weight": half,
+        "dense.1.weight": np.pad(mix.T, [(0, 0), (0, 1)]) @ half.T,
+    }
+    return {name: mx.array(weight.astype(np.float32)) for name, weight in weights.items()}
 
 
-def save(student: Student, folder: Path) -> None:
-    """Writes the sentence-transformers layout, weights in bfloat16."""
+def layer_weights(seed: int) -> dict[str, mx.array]:
+    """The layers before they learn: normal, of deviation 0.02, and nearly silent."""
+    generator = np.random.default_rng(seed)
+    shapes = {
+        "self_attn.q_proj": (HEADS * HEAD_SIZE, WIDTH),
+        "self_attn.k_proj": (HEAD_SIZE, WIDTH),
+        "self_attn.v_proj": (HEAD_SIZE, WIDTH),
+        "self_attn.o_proj": (WIDTH, HEADS * HEAD_SIZE),
+        "mlp.gate_proj": (WIDE, WIDTH),
+        "mlp.up_proj": (WIDE, WIDTH),
+        "mlp.down_proj": (WIDTH, WIDE),
+    }
+    # The network multiplies by 1 + w: at -0.99 every branch starts at a hundredth, so that training
+    # starts from the static table's vectors.
+    norms = {
+        "input_layernorm": (WIDTH, 0.0),
+        "post_attention_layernorm": (WIDTH, -0.99),
+        "pre_feedforward_layernorm": (WIDTH, 0.0),
+        "post_feedforward_layernorm": (WIDTH, -0.99),
+        "self_attn.q_norm": (HEAD_SIZE, 0.0),
+        "self_attn.k_norm": (HEAD_SIZE, 0.0),
+    }
+    weights = {}
+    for i in range(LAYERS):
+        for name, shape in shapes.items():
+            drawn = 0.02 * generator.standard_normal(shape)
+            weights[f"layers.{i}.{name}.weight"] = mx.array(drawn.astype(np.float32))
+        for name, (size, value) in norms.items():
+            weights[f"layers.{i}.{name}.weight"] = mx.full(size, value)
+    return weights
+
+
+def save(weights: dict[str, mx.array], folder: Path, dtype: mx.Dtype) -> None:
+    """Writes sentence-transformers' layout, but for the tokenizer and the card."""
 
     def write_json(name: str, content: object) -> None:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content, indent=2) + "\n")
 
-    weights = {k: v.detach().bfloat16().contiguous() for k, v in student.encoder.state_dict().items()}
+    def write_weights(name: str, part: dict[str, mx.array]) -> None:
+        stored = {key: weight.astype(dtype) for key, weight in part.items()}
+        mx.save_safetensors(str(folder / name / "model.safetensors"), stored, {"format": "pt"})
+
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    write_weights("", {k: w for k, w in weights.items() if not k.startswith("dense.")})
     types = "sentence_transformers.models."
     modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
-    for i, dense in enumerate(student.dense):
+    for i, (inputs, outputs) in enumerate(zip(DENSE[:-1], DENSE[1:], strict=True)):
         name = f"{i + 2}_Dense"
         modules.append((name, "Dense"))
-        write_json(
-            f"{name}/config.json",
-            {
-                "in_features": dense.in_features,
-                "out_features": dense.out_features,
-                "bias": False,
-                "activation_function": "torch.nn.modules.linear.Identity",
-            },
-        )
-        head = {"linear.weight": dense.weight.detach().bfloat16().contiguous()}
-        save_file(head, folder / name / "model.safetensors", metadata={"format": "pt"})
+        settings = {"in_features": inputs, "out_features": outputs, "bias": False}
+        settings["activation_function"] = "torch.nn.modules.linear.Identity"
+        write_json(f"{name}/config.json", settings)
+        write_weights(name, {"linear.weight": weights[f"dense.{i}.weight"]})
     modules.append((f"{len(modules)}_Normalize", "Normalize"))
     write_json(
         "modules.json",
@@ -144,23 +145,13 @@ def save(student: Student, folder: Path) -> None:
             for i, (path, kind) in enumerate(modules)
         ],
     )
-    pooling = (
-        "cls_token",
-        "mean_tokens",
-        "max_tokens",
-        "mean_sqrt_len_tokens",
-        "weightedmean_tokens",
-        "lasttoken",
-    )
+    modes = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens")
+    pooling = {f"pooling_mode_{mode}": mode == "mean_tokens" for mode in (*modes, "lasttoken")}
     write_json(
         "1_Pooling/config.json",
-        {
-            "word_embedding_dimension": HEAD[0],
-            **{f"pooling_mode_{mode}": mode == "mean_tokens" for mode in pooling},
-            "include_prompt": True,
-        },
+        {"word_embedding_dimension": WIDTH, **pooling, "include_prompt": True},
     )
-    write_json("config.json", CONFIG)
+    write_json("config.json", CONFIG | {"dtype": str(dtype).removeprefix("mlx.core.")})
     write_json("sentence_bert_config.json", {"max_seq_length": 2048, "do_lower_case": False})
     write_json(
         "config_sentence_transformers.json",
@@ -171,3 +162,14 @@ def save(student: Student, folder: Path) -> None:
             "similarity_fn_name": "cosine",
         },
     )
+
+
+def load(folder: Path) -> dict[str, mx.array]:
+    """The weights of a folder in that layout."""
+    weights = mx.load(str(folder / "model.safetensors"))
+    assert isinstance(weights, dict)
+    for i in range(len(DENSE) - 1):
+        head = mx.load(str(folder / f"{i + 2}_Dense" / "model.safetensors"))
+        assert isinstance(head, dict)
+        weights[f"dense.{i}.weight"] = head["linear.weight"]
+    return weights
