@@ -305,6 +305,15 @@ def test_pairs_with_a_teachers_vectors_train_under_a_loss_of_the_callers(small, 
     assert recorded["loss"] == "to_first" and len(recorded["train"]) == 64
 
 
+@pytest.mark.parametrize(("kind", "rows"), [("vectors", []), ("songs", [Row(("la",))])])
+def test_a_dataset_of_nothing_or_of_no_known_kind_is_refused(small, tmp_path, kind, rows):
+    with pytest.raises(
+        EmbeddingGemmaError, match=f"expected a dataset of .* {len(rows)} rows of '{kind}'"
+    ):
+        finetune(small, Dataset(kind, rows), tmp_path / "out")
+    assert not list(tmp_path.glob("out*"))
+
+
 def test_several_recipes_take_turns(small, pairs, tmp_path, monkeypatch):
     from mlx_embeddinggemma.finetune import grids
 

@@ -203,6 +203,11 @@ class Run:
         self.folder = output.with_name(output.name + ".run")
         self.encoder = EmbeddingGemma(model)
         if isinstance(train, Dataset):
+            if not train.rows or train.kind not in LOSSES_OF:
+                raise EmbeddingGemmaError(
+                    f"expected a dataset of {', '.join(LOSSES_OF)} with a row or more, got "
+                    f"{len(train.rows)} rows of {train.kind!r}"
+                )
             self.data, digest = train, _digest(train)
         else:
             self.data = read(train, self.encoder.prompts, settings.task)
