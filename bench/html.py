@@ -40,7 +40,7 @@ def page(merged: Merged) -> str:
                 "high": found.high,
                 "verdict": found.verdict,
             }
-            for model, task, dim, found in merged.differences
+            for model, task, dim, found in merged.differences + merged.mean_differences
         ],
     }
     # A name with "</script>" in it must not end the script.

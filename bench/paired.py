@@ -6,7 +6,7 @@ on the same ones, says how far the difference would move on other queries of the
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -19,11 +19,16 @@ MEASURABLE = 0.5
 
 @dataclass(frozen=True)
 class Difference:
-    """A variant's score less the baseline's, in points of 100, with its 95 % interval."""
+    """A variant's score less the baseline's, in points of 100, with its 95 % interval.
+
+    Attributes:
+        resampled: (`RESAMPLES`,) the differences that the interval comes from.
+    """
 
     value: float
     low: float
     high: float
+    resampled: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
 
     @property
     def verdict(self) -> str:
@@ -62,5 +67,15 @@ def difference(
 
         value = gap(np.arange(len(a)))
         resampled = np.array([gap(rows) for rows in draws])
+    return _with_interval(100 * float(value), 100 * resampled)
+
+
+def mean(differences: Sequence[Difference]) -> Difference:
+    """Of several tasks, whose resamplings have nothing to do with each other."""
+    resampled = np.nanmean([found.resampled for found in differences], axis=0)
+    return _with_interval(float(np.mean([found.value for found in differences])), resampled)
+
+
+def _with_interval(value: float, resampled: np.ndarray) -> Difference:
     low, high = np.nanpercentile(resampled, [2.5, 97.5])
-    return Difference(100 * float(value), 100 * float(low), 100 * float(high))
+    return Difference(value, float(low), float(high), resampled)

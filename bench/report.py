@@ -10,7 +10,8 @@ import numpy as np
 
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
 
-from .paired import MEASURABLE, Difference, difference
+from . import paired
+from .paired import MEASURABLE, Difference
 from .record import replace
 
 CAVEAT = (
@@ -75,9 +76,21 @@ class Merged:
                     )
                     if ours and theirs and len(ours) == len(theirs):
                         about = self.tasks[task]
-                        found = difference(ours, theirs, about["metric"], about["gold"])
+                        found = paired.difference(ours, theirs, about["metric"], about["gold"])
                         rows.append((model["name"], task, dim, found))
         return rows
+
+    @property
+    def mean_differences(self) -> list[tuple[str, str, int, Difference]]:
+        """(model, "mean", dimension, mean of the differences) where there are several tasks."""
+        found: dict[tuple[str, int], list[Difference]] = {}
+        for model, _, dim, one in self.differences:
+            found.setdefault((model, dim), []).append(one)
+        return [
+            (model, "mean", dim, paired.mean(several))
+            for (model, dim), several in found.items()
+            if len(several) > 1
+        ]
 
 
 def samples(model: dict[str, Any], kind: str) -> dict[int, list[float]]:
@@ -214,7 +227,7 @@ def _quality_table(merged: Merged) -> str:
 
 def _difference_table(merged: Merged) -> str:
     cells: dict[tuple[str, str], dict[int, str]] = {}
-    for model, task, dim, found in merged.differences:
+    for model, task, dim, found in merged.differences + merged.mean_differences:
         mark = {"worse": " v", "better": " ^", "no measurable loss": " =", "undecided": ""}
         text = f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]{mark[found.verdict]}"
         cells.setdefault((model, task), {})[dim] = text

@@ -204,6 +204,17 @@ def test_equal_variants_differ_by_nothing():
     assert (found.value, found.low, found.high) == (0, 0, 0)
 
 
+def test_the_mean_of_tasks_is_known_better_than_each():
+    rng = np.random.default_rng(2)
+    tasks = [rng.normal(0.5, 0.2, (2, n)) for n in (200, 300, 400, 500)]
+    found = [paired.difference(list(a), list(b), "nDCG@10") for a, b in tasks]
+    mean = paired.mean(found)
+    assert mean.value == pytest.approx(np.mean([one.value for one in found]))
+    # Independent: variances add up.
+    widths = np.array([one.high - one.low for one in found])
+    assert mean.high - mean.low == pytest.approx(np.sqrt((widths**2).sum()) / 4, rel=0.1)
+
+
 def run(*argv):
     parser = argparse.ArgumentParser()
     cli.add_arguments(parser)

@@ -96,7 +96,7 @@ def test_every_chart_and_table_is_drawn(merged, tmp_path):
 @needs_browser
 def test_a_row_of_differences_holds_every_dimension_with_its_interval(merged, tmp_path):
     rows = opened(html.page(merged), tmp_path).split("Difference from bf16")[1].split("<tr>")[2:]
-    assert len(rows) == 4  # two variants, two tasks
+    assert len(rows) == 6  # two variants, two tasks and their mean
     bad = next(row for row in rows if ">bad<" in row and ">One<" in row)
     assert re.findall(r'class=" ?worse ?">([^<]*)<', bad) == ["−40.00 [−40.00, −40.00]"] * 2
     better = next(row for row in rows if "4bit" in row and ">Two<" in row)
