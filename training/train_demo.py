@@ -4,12 +4,13 @@
 
 A small EmbeddingGemma learns all-MiniLM-L6-v2's vectors. The teacher's 384 dimensions are laid out
 over 768 so that the cosine is kept exactly and every prefix is a good smaller vector: principal
-components first, a random rotation of the same vectors after. Two stages, both kept in `--cache`, so
+components first, a random rotation of the same vectors after. Its stages, each kept in `--cache`, so
 that the same command goes on where it was interrupted:
 
     static    the vocabulary table, which starts from the teacher's vectors of its pieces, and the head
-    trained   everything, with this package's own trainer; the weights in floats first, then rounded to
+    round-1   everything, with this package's own trainer; the weights in floats first, then rounded to
               4bit and to q4_0 in turn
+    round-2   again, from where the first round ended, with more texts beside the first round's
 """
 
 import argparse
@@ -40,6 +41,10 @@ PARTNERS = 10.0  # weight of the partners' cosines in the loss
 ALL_PAIRS = 10.0  # and of those of any two texts
 PROMPTED = 0.6  # share of the pairs whose texts follow prompts
 LONG = 500  # pairs of texts joined from several
+ROUNDS = (  # the texts a round adds, and how often it reads all pairs there are by then
+    (texts.Sizes(), 1.0),
+    (texts.Sizes(160_000, 20_000, 10_000, 5_000, 10_000, 12_000, 0, 20_000, 5_000), 0.85),
+)
 COMMON = 1e-3  # a piece this frequent starts with half the weight of a rare one
 TRAINING: dict[str, Any] = {
     "batch_size": 256,
@@ -101,10 +106,14 @@ def first_table(
 class Pairs:
     """Pairs of texts as they are read, some after prompts, some in another case."""
 
-    def __init__(self, cache: Path):
-        self.texts: list[str] = json.loads((cache / "texts.json").read_text())
-        self.vectors = np.load(cache / "vectors.npy")
-        self.pairs = np.load(cache / "pairs.npy")
+    def __init__(self, folders: Sequence[Path]):
+        self.texts: list[str] = []
+        pairs = []
+        for folder in folders:
+            pairs.append(np.load(folder / "pairs.npy") + len(self.texts))
+            self.texts += json.loads((folder / "texts.json").read_text())
+        self.pairs = np.concatenate(pairs)
+        self.vectors = np.concatenate([np.load(folder / "vectors.npy") for folder in folders])
 
     def draw(self, generator: np.random.Generator, count: int) -> tuple[list[str], np.ndarray]:
         """Chance pairs, plain and side by side, and the teacher's vectors (count, 2, 384)."""
@@ -149,26 +158,29 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--cache", type=Path, default=Path("out/training"))
     parser.add_argument("--static-steps", type=int, default=600)
-    parser.add_argument("--epochs", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     cache, start = args.cache, args.cache / "start"
     start.mkdir(parents=True, exist_ok=True)
-    made = (start / "tokenizer.model").exists(), (cache / "texts.json").exists()
-    if not all(made):
-        base = corpus.training_texts(args.corpus, args.banking77, 90_000, 60_000, args.seed)
-        vocabulary = words.cased(words.vocabulary(), base)
-        if not made[0]:
-            lines = words.tokenizer_texts(vocabulary, base, args.seed)
-            tokenizer.train(lines, student.VOCABULARY, start)
-        if not made[1]:
-            texts.prepare(args, vocabulary)
-    pieces = spm.SentencePieceProcessor(model_file=str(start / "tokenizer.model"))
-    pairs = Pairs(cache)
+    base = corpus.training_texts(args.corpus, args.banking77, 90_000, 60_000, args.seed)
+    vocabulary = words.cased(words.vocabulary(), base)
+    if not (start / "tokenizer.model").exists():
+        lines = words.tokenizer_texts(vocabulary, base, args.seed)
+        tokenizer.train(lines, student.VOCABULARY, start)
+    folders: list[Path] = []
+    for number, (sizes, _) in enumerate(ROUNDS):
+        folder = cache / f"round-{number + 1}"
+        if not (folder / "texts.json").exists():
+            folder.mkdir(exist_ok=True)
+            known = Pairs(folders).texts if folders else []
+            texts.prepare(args, vocabulary, folder, args.seed + number, sizes, known)
+        folders.append(folder)
+
+    pairs = Pairs(folders[:1])
     components, spread = layout(pairs.vectors, np.random.default_rng(args.seed))
     loss = distillation(spread)
-
     if not (start / "model.safetensors").exists():
+        pieces = spm.SentencePieceProcessor(model_file=str(start / "tokenizer.model"))
         names = [
             pieces.id_to_piece(i).replace("\u2581", " ").strip() for i in range(student.VOCABULARY)
         ]
@@ -179,13 +191,16 @@ def main() -> None:
         weights = static.train(weights, pieces, pairs.draw, nested, args.static_steps, args.seed)
         student.save(weights | student.layer_weights(args.seed), start, mx.float32)
 
-    trained = cache / "trained"
-    if not trained.exists():
-        resume = any(cache.glob("trained.run/step-*"))
-        settings = TRAINING | {"loss": loss, "epochs": args.epochs, "seed": args.seed}
-        data = pairs.dataset(args.seed)
-        finetune(start, data, trained, resume=resume, progress=True, **settings)
-    student.save(student.load(trained), args.output, mx.bfloat16)
+    model = start
+    for number, (_, epochs) in enumerate(ROUNDS):
+        trained, seed = folders[number] / "trained", args.seed + number
+        if not trained.exists():
+            resume = any(trained.with_name("trained.run").glob("step-*"))
+            settings = TRAINING | {"loss": loss, "epochs": epochs, "seed": seed}
+            data = Pairs(folders[: number + 1]).dataset(seed)
+            finetune(model, data, trained, resume=resume, progress=True, **settings)
+        model = trained
+    student.save(student.load(model), args.output, mx.bfloat16)
     for name in (
         "tokenizer.model",
         "tokenizer.json",
