@@ -69,8 +69,6 @@ def _find_openblas() -> tuple[str, ctypes.CDLL, str]:
     # Read when the library is loaded: a thread without work would spin for 2**26 cycles, on a core that
     # MLX, or another process, needs.
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "10")
-    if _is_zen4():  # AVX-512 in halves: the AVX2 kernels are 3 to 6 % faster (bench/NOTES.md)
-        os.environ.setdefault("OPENBLAS_CORETYPE", "ZEN")
     candidates = [("libopenblas.so.0", "")]
     # Found, not imported: its __init__ reads package metadata, which takes 0.1 s.
     if spec := importlib.util.find_spec("scipy_openblas32"):
@@ -84,16 +82,6 @@ def _find_openblas() -> tuple[str, ctypes.CDLL, str]:
         if _multiplies(library[f"{prefix}cblas_sgemm"]):
             return path, library, prefix
     raise LookupError("no OpenBLAS was found")
-
-
-def _is_zen4() -> bool:
-    """Whether the processor is AMD's family 25, of which Zen 3 has no AVX-512 at all."""
-    try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
-            first = file.read(1000)  # the first processor's; the whole file takes a millisecond a core
-    except OSError:
-        return False
-    return "AuthenticAMD" in first and "cpu family\t: 25\n" in first
 
 
 def _multiplies(sgemm: "ctypes._NamedFuncPointer") -> bool:

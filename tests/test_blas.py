@@ -6,8 +6,6 @@ import textwrap
 
 import pytest
 
-from mlx_embeddinggemma import blas
-
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="on a Mac MLX brings its own")
 
 
@@ -96,19 +94,3 @@ def test_nothing_becomes_global():
         for name in ("cblas_sgemm", "scipy_cblas_sgemm"):
             assert not hasattr(ctypes.CDLL(None), name)
     """)
-
-
-@pytest.mark.skipif(not blas._is_zen4(), reason="for AMD's Zen 3 and Zen 4")
-def test_zen_4_gets_the_avx2_kernels_unless_the_user_chose():
-    code = """
-        import ctypes
-        from mlx_embeddinggemma import blas
-        library = ctypes.CDLL(blas.use_openblas())
-        prefix = "scipy_" if hasattr(library, "scipy_openblas_get_corename") else ""
-        name = library[f"{prefix}openblas_get_corename"]
-        name.restype = ctypes.c_char_p
-        print(name().decode())
-    """
-    chosen = 'import os\nos.environ["OPENBLAS_CORETYPE"] = "SANDYBRIDGE"\n' + textwrap.dedent(code)
-    of_avx2 = {"Haswell", "Zen"}  # one code under two names
-    assert run(code).strip() in of_avx2 and run(chosen).strip() not in of_avx2
