@@ -1,0 +1,81 @@
+"""The demo checkpoint's recipe: what the student is before it learns, and how texts find partners."""
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_embeddinggemma import EmbeddingGemma
+
+
+def module(name):
+    """A file of `training/`, which is not a package."""
+    path = Path(__file__).parent.parent / "training" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"training_{name}", path)
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+@pytest.fixture(scope="module")
+def before(demo, tmp_path_factory):
+    """The student with a random table, its table (V, 255) and what the head makes of it (255, 768)."""
+    student, rng = module("student"), np.random.default_rng(0)
+    table = rng.standard_normal((student.VOCABULARY, student.WIDTH - 1))
+    table *= rng.random((len(table), 1)) / np.linalg.norm(table, axis=1, keepdims=True)
+    mix = rng.standard_normal((student.WIDTH - 1, student.DENSE[-1]))
+    weights = student.static_weights(table, mix, 1)
+    folder = tmp_path_factory.mktemp("student")
+    student.save(weights | student.layer_weights(1), folder, mx.float32)
+    for path in demo.glob("*token*"):
+        shutil.copy(path, folder)
+    return folder, table, mix, weights
+
+
+TEXTS = ["A dog runs.", "Two children are playing chess in the park.", "stocks fall"]
+
+
+def test_a_text_begins_as_the_mean_of_its_pieces_rare_ones_weighing_more(before):
+    folder, table, mix, _ = before
+    model = EmbeddingGemma(folder)
+    expected = np.array([(table[ids] @ mix).mean(axis=0) for ids in model.tokenize(TEXTS)])
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    cosines = (model.encode(TEXTS) * expected).sum(axis=1)
+    assert cosines.min() > 0.99  # the layers are nearly silent, not quite
+
+
+def test_the_first_stage_computes_what_the_network_does_without_its_layers(before):
+    folder, table, mix, weights = before
+    ids = EmbeddingGemma(folder).tokenize(TEXTS)
+    owner = np.repeat(np.arange(len(ids)), [len(row) for row in ids])
+    batch = map(mx.array, (np.concatenate(ids), owner, np.array([len(row) for row in ids])))
+    found = np.array(module("static").vectors(weights, *batch))
+    direct = np.array([(table[row] @ mix).mean(axis=0) for row in ids])
+    length = np.sqrt(256 / (1 + 256 * 1e-6))  # what the norm makes of a row of length 1
+    assert np.abs(found / length - direct).max() < 1e-5 * np.abs(direct).max()
+
+
+def test_what_is_saved_is_read_again(before):
+    folder, _, _, weights = before
+    found = module("student").load(folder)
+    assert all(np.array_equal(np.array(found[name]), np.array(w)) for name, w in weights.items())
+
+
+def test_partners_are_near_and_each_text_has_one():
+    real, rng = module("real"), np.random.default_rng(3)
+    centres = rng.standard_normal((50, 64))
+    vectors = np.repeat(centres, 8, axis=0) + 0.3 * rng.standard_normal((400, 64))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    pairs = real.partners(vectors, 1).reshape(-1, 2)
+    assert sorted(pairs.ravel()) == list(range(400))
+    assert (pairs[:, 0] // 8 == pairs[:, 1] // 8).mean() > 0.5  # of one centre; by chance 0.02
+    assert not np.array_equal(pairs, real.partners(vectors, 2).reshape(-1, 2))
+
+
+def test_texts_of_a_task_are_left_out_however_they_are_spelled():
+    real = module("real")
+    texts = ["A dog runs.", "a dog, runs", "A cat sleeps.", "Rain."]
+    assert real.unseen(texts, {real.key("a DOG runs!")}) == ["A cat sleeps.", "Rain."]
