@@ -69,10 +69,20 @@ def test_partners_are_near_and_each_text_has_one():
     centres = rng.standard_normal((50, 64))
     vectors = np.repeat(centres, 8, axis=0) + 0.3 * rng.standard_normal((400, 64))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    pairs = real.partners(vectors, 1).reshape(-1, 2)
+    pairs = real.near(vectors, 1).reshape(-1, 2)
     assert sorted(pairs.ravel()) == list(range(400))
     assert (pairs[:, 0] // 8 == pairs[:, 1] // 8).mean() > 0.5  # of one centre; by chance 0.02
-    assert not np.array_equal(pairs, real.partners(vectors, 2).reshape(-1, 2))
+    assert not np.array_equal(pairs, real.near(vectors, 2).reshape(-1, 2))
+
+
+def test_a_misjudged_partner_is_one_whose_cosine_the_student_gets_wrong():
+    real, rng = module("real"), np.random.default_rng(4)
+    teacher = rng.standard_normal((300, 64))
+    student = teacher + 0.5 * rng.standard_normal((300, 64))
+    teacher, student = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (teacher, student))
+    errors = np.abs(student @ student.T - teacher @ teacher.T)
+    found = errors[tuple(real.misjudged(student, teacher, 1).reshape(-1, 2).T)]
+    assert np.median(found) > np.quantile(errors, 0.95)
 
 
 def test_texts_of_a_task_are_left_out_however_they_are_spelled():

@@ -17,11 +17,14 @@ import numpy as np
 import real
 import teacher
 import words
+from pairs import Pairs
+
+from mlx_embeddinggemma import EmbeddingGemma
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many of each kind; pairs, but for `base`."""
+    """How many of each kind; pairs, but for the first and the last."""
 
     base: int = 160_000
     variations: int = 40_000
@@ -32,6 +35,7 @@ class Sizes:
     groups: int = 25_000  # this and the next two: made of the teacher's own words
     exchanges: int = 35_000
     questions: int = 5_000
+    misjudged: int = 0  # of all texts so far, paired by how wrong the student is about the two
 
 
 def held_out(tasks: Path | None) -> set[str]:
@@ -42,15 +46,31 @@ def held_out(tasks: Path | None) -> set[str]:
 
 
 def prepare(
-    args: Namespace, vocabulary: list[str], folder: Path, seed: int, sizes: Sizes, known: list[str]
+    args: Namespace,
+    vocabulary: list[str],
+    folder: Path,
+    seed: int,
+    sizes: Sizes,
+    known: Pairs,
+    model: Path,
 ) -> None:
-    """Leaves texts.json, vectors.npy (n, 384) and pairs.npy (m, 2) in `folder`, of texts not yet `known`."""
+    """Leaves a round's texts.json, vectors.npy (n, 384) and pairs.npy (m, 2) in `folder`.
+
+    Args:
+        args: the command's files.
+        vocabulary: of `words.cased`.
+        folder: of the round.
+        seed: of everything drawn.
+        sizes: of the round.
+        known: the rounds before; pairs count texts on from theirs.
+        model: the student so far.
+    """
     rng = random.Random(seed)
     judged = held_out(args.tasks)
-    seen = judged | set(map(real.key, known))
+    seen = judged | set(map(real.key, known.texts))
     base = real.unseen(corpus.sentences(args.corpus), seen)
     base = rng.sample(base, min(len(base), sizes.base))
-    base += [] if known else corpus.banking_questions(args.banking77)
+    base += [] if known.texts else corpus.banking_questions(args.banking77)
     written = {
         "base": base,
         "tatoeba": real.unseen(real.tatoeba(args.tatoeba), seen) if args.tatoeba else [],
@@ -75,12 +95,17 @@ def prepare(
     pairs = [*zip(in_pairs[::2], in_pairs[1::2], strict=True), *variants]
     pairs = [pair for pair in pairs if all(pair) and not judged & set(map(real.key, pair))]
     texts = list(dict.fromkeys(t for part in (*written.values(), *pairs) for t in part))
-    place = {text: i for i, text in enumerate(texts)}
-    vectors = teacher.vectors(texts, folder / "vectors.npy")
-    rows = [np.array([[place[a], place[b]] for a, b in pairs])]
+    vectors = np.concatenate([known.vectors, teacher.vectors(texts, folder / "vectors.npy")])
+    place = {text: i for i, text in enumerate(texts, len(known.texts))}
+    rows = [np.array([(place[a], place[b]) for a, b in pairs], int).reshape(-1, 2)]
     for part in filter(None, written.values()):
         own = np.array([place[text] for text in part])
         for order in (1, 2):  # twice: two partners for each
-            rows.append(own[real.partners(vectors[own], order)].reshape(-1, 2))
+            rows.append(own[real.near(vectors[own], order)].reshape(-1, 2))
+    if sizes.misjudged:
+        everything = [*known.texts, *texts]
+        chosen = np.array(rng.sample(range(len(everything)), sizes.misjudged))
+        student = EmbeddingGemma(model).encode([everything[i] for i in chosen], show_progress_bar=True)
+        rows.append(chosen[real.misjudged(student, vectors[chosen], seed)].reshape(-1, 2))
     np.save(folder / "pairs.npy", np.concatenate(rows))
     (folder / "texts.json").write_text(json.dumps(texts))

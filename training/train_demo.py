@@ -11,10 +11,10 @@ that the same command goes on where it was interrupted:
     round-1   everything, with this package's own trainer; the weights in floats first, then rounded to
               4bit and to q4_0 in turn
     round-2   again, from where the first round ended, with more texts beside the first round's
+    round-3   again, with the last sentences and with pairs that the student judges worst
 """
 
 import argparse
-import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,20 +30,19 @@ import teacher
 import texts
 import tokenizer
 import words
+from pairs import Pairs
 
 from mlx_embeddinggemma.config import MATRYOSHKA
 from mlx_embeddinggemma.finetune import finetune
-from mlx_embeddinggemma.finetune.data import Dataset, Row
 from mlx_embeddinggemma.finetune.losses import Loss, Targets, build, unit
 
 COMPONENTS_SHARE = 0.7  # of a target's squared length that lies in the first half, the components
 PARTNERS = 10.0  # weight of the partners' cosines in the loss
 ALL_PAIRS = 10.0  # and of those of any two texts
-PROMPTED = 0.6  # share of the pairs whose texts follow prompts
-LONG = 500  # pairs of texts joined from several
 ROUNDS = (  # the texts a round adds, and how often it reads all pairs there are by then
     (texts.Sizes(), 1.0),
-    (texts.Sizes(160_000, 20_000, 10_000, 5_000, 10_000, 12_000, 0, 20_000, 5_000), 0.85),
+    (texts.Sizes(160_000, 20_000, 10_000, 5_000, 10_000, 12_000, 0, 20_000, 5_000), 0.77),
+    (texts.Sizes(218_000, 0, 0, 0, 0, 0, 0, 0, 0, misjudged=400_000), 0.5),
 )
 COMMON = 1e-3  # a piece this frequent starts with half the weight of a rare one
 TRAINING: dict[str, Any] = {
@@ -103,49 +102,24 @@ def first_table(
     return table / length * weights[:, None]
 
 
-class Pairs:
-    """Pairs of texts as they are read, some after prompts, some in another case."""
-
-    def __init__(self, folders: Sequence[Path]):
-        self.texts: list[str] = []
-        pairs = []
-        for folder in folders:
-            pairs.append(np.load(folder / "pairs.npy") + len(self.texts))
-            self.texts += json.loads((folder / "texts.json").read_text())
-        self.pairs = np.concatenate(pairs)
-        self.vectors = np.concatenate([np.load(folder / "vectors.npy") for folder in folders])
-
-    def draw(self, generator: np.random.Generator, count: int) -> tuple[list[str], np.ndarray]:
-        """Chance pairs, plain and side by side, and the teacher's vectors (count, 2, 384)."""
-        chosen = self.pairs[generator.integers(len(self.pairs), size=count)]
-        return [self.texts[i] for i in chosen.ravel()], self.vectors[chosen]
-
-    def dataset(self, seed: int) -> Dataset:
-        """All of them once, and some long ones, for `finetune`."""
-        rng = random.Random(seed)
-        prompts = sorted(set(student.PROMPTS.values()))
-
-        def dressed(text: str, prompted: bool) -> str:
-            draw = rng.random()  # the teacher reads lower case and does not see these
-            text = text.lower() if draw < 0.08 else text.title() if draw < 0.14 else text
-            return rng.choice(prompts) + text if prompted else text
-
-        rows = []
-        for pair in self.pairs:
-            prompted = rng.random() < PROMPTED
-            read = tuple(dressed(self.texts[i], prompted) for i in pair)
-            rows.append(Row(read, vector=self.vectors[pair]))
-        long = [i for i, text in enumerate(self.texts) if len(text) > 200]
-        for _ in range(LONG):
-            joined = [rng.sample(long, rng.randint(2, 12)) for _ in range(2)]
-            lengths = [np.array([[len(self.texts[i])] for i in part]) for part in joined]
-            means = [
-                (n * self.vectors[part].astype(np.float32)).sum(axis=0) / n.sum()
-                for n, part in zip(lengths, joined, strict=True)
-            ]
-            read = tuple(" ".join(self.texts[i] for i in part) for part in joined)
-            rows.append(Row(read, vector=np.array(means)))
-        return Dataset("vectors", rows)
+def first_stage(
+    args: argparse.Namespace,
+    pairs: Pairs,
+    components: np.ndarray,
+    spread: np.ndarray,
+    loss: Loss,
+) -> None:
+    """Leaves the student as the rounds begin with it, its table and head trained, in `start`."""
+    start = args.cache / "start"
+    pieces = spm.SentencePieceProcessor(model_file=str(start / "tokenizer.model"))
+    names = [pieces.id_to_piece(i).replace("\u2581", " ").strip() for i in range(student.VOCABULARY)]
+    sample = random.Random(args.seed).sample(pairs.texts, 100_000)
+    vectors = teacher.vectors(names, args.cache / "pieces.npy")
+    table = first_table(pieces, sample, vectors, components)
+    weights = student.static_weights(table, components[:, :255].T @ spread, args.seed)
+    nested = build(loss, size=student.DENSE[-1])
+    weights = static.train(weights, pieces, pairs.draw, nested, args.static_steps, args.seed)
+    student.save(weights | student.layer_weights(args.seed), start, mx.float32)
 
 
 def main() -> None:
@@ -167,38 +141,26 @@ def main() -> None:
     if not (start / "tokenizer.model").exists():
         lines = words.tokenizer_texts(vocabulary, base, args.seed)
         tokenizer.train(lines, student.VOCABULARY, start)
+
     folders: list[Path] = []
-    for number, (sizes, _) in enumerate(ROUNDS):
-        folder = cache / f"round-{number + 1}"
+    model = start
+    for number, (sizes, epochs) in enumerate(ROUNDS):
+        folder, seed = cache / f"round-{number + 1}", args.seed + number
         if not (folder / "texts.json").exists():
             folder.mkdir(exist_ok=True)
-            known = Pairs(folders).texts if folders else []
-            texts.prepare(args, vocabulary, folder, args.seed + number, sizes, known)
+            texts.prepare(args, vocabulary, folder, seed, sizes, Pairs(folders), model)
         folders.append(folder)
-
-    pairs = Pairs(folders[:1])
-    components, spread = layout(pairs.vectors, np.random.default_rng(args.seed))
-    loss = distillation(spread)
-    if not (start / "model.safetensors").exists():
-        pieces = spm.SentencePieceProcessor(model_file=str(start / "tokenizer.model"))
-        names = [
-            pieces.id_to_piece(i).replace("\u2581", " ").strip() for i in range(student.VOCABULARY)
-        ]
-        sample = random.Random(args.seed).sample(pairs.texts, 100_000)
-        table = first_table(pieces, sample, teacher.vectors(names, cache / "pieces.npy"), components)
-        weights = student.static_weights(table, components[:, :255].T @ spread, args.seed)
-        nested = build(loss, size=student.DENSE[-1])
-        weights = static.train(weights, pieces, pairs.draw, nested, args.static_steps, args.seed)
-        student.save(weights | student.layer_weights(args.seed), start, mx.float32)
-
-    model = start
-    for number, (_, epochs) in enumerate(ROUNDS):
-        trained, seed = folders[number] / "trained", args.seed + number
+        pairs = Pairs(folders)
+        if number == 0:
+            components, spread = layout(pairs.vectors, np.random.default_rng(args.seed))
+            loss = distillation(spread)
+            if not (start / "model.safetensors").exists():
+                first_stage(args, pairs, components, spread, loss)
+        trained = folder / "trained"
         if not trained.exists():
             resume = any(trained.with_name("trained.run").glob("step-*"))
             settings = TRAINING | {"loss": loss, "epochs": epochs, "seed": seed}
-            data = Pairs(folders[: number + 1]).dataset(seed)
-            finetune(model, data, trained, resume=resume, progress=True, **settings)
+            finetune(model, pairs.dataset(seed), trained, resume=resume, progress=True, **settings)
         model = trained
     student.save(student.load(model), args.output, mx.bfloat16)
     for name in (
