@@ -89,3 +89,15 @@ def test_texts_of_a_task_are_left_out_however_they_are_spelled():
     real = module("real")
     texts = ["A dog runs.", "a dog, runs", "A cat sleeps.", "Rain."]
     assert real.unseen(texts, {real.key("a DOG runs!")}) == ["A cat sleeps.", "Rain."]
+
+
+def test_how_a_student_lays_the_teacher_out_is_found_again():
+    targets, rng = module("targets"), np.random.default_rng(5)
+    teacher = rng.standard_normal((4000, 384)) * np.linspace(1, 0.1, 384)
+    teacher /= np.linalg.norm(teacher, axis=1, keepdims=True)
+    _, spread = targets.layout(np.tile(teacher, (13, 1)), rng)
+    student = teacher @ spread + 0.02 * rng.standard_normal((4000, 768))
+    student /= np.linalg.norm(student, axis=1, keepdims=True)
+    found = targets.laid_out(student, teacher)
+    assert np.abs(found @ found.T - np.eye(384)).max() < 1e-5  # so it keeps cosines
+    assert ((teacher @ found) * (teacher @ spread)).sum(axis=1).min() > 0.97

@@ -11,12 +11,14 @@ that the same command goes on where it was interrupted:
     round-1   everything, with this package's own trainer; the weights in floats first, then rounded to
               4bit and to q4_0 in turn
     round-2   again, from where the first round ended, with more texts beside the first round's
-    round-3   again, with the last sentences and with pairs that the student judges worst
+    round-3   again, gently, with other texts and with pairs that the student judges worst
+
+`--start` gives the last round another checkpoint to go on from, of this shape and teacher, and leaves
+out what is before it: what ships was made so, from the checkpoint that shipped before.
 """
 
 import argparse
 import random
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,68 +28,34 @@ import numpy as np
 import sentencepiece as spm
 import static
 import student
+import targets
 import teacher
 import texts
 import tokenizer
 import words
 from pairs import Pairs
 
-from mlx_embeddinggemma.config import MATRYOSHKA
+from mlx_embeddinggemma import EmbeddingGemma
 from mlx_embeddinggemma.finetune import finetune
-from mlx_embeddinggemma.finetune.losses import Loss, Targets, build, unit
+from mlx_embeddinggemma.finetune.losses import Loss, build
 
-COMPONENTS_SHARE = 0.7  # of a target's squared length that lies in the first half, the components
-PARTNERS = 10.0  # weight of the partners' cosines in the loss
-ALL_PAIRS = 10.0  # and of those of any two texts
-ROUNDS = (  # the texts a round adds, and how often it reads all pairs there are by then
-    (texts.Sizes(), 1.0),
-    (texts.Sizes(160_000, 20_000, 10_000, 5_000, 10_000, 12_000, 0, 20_000, 5_000), 0.77),
-    (texts.Sizes(218_000, 0, 0, 0, 0, 0, 0, 0, 0, misjudged=400_000), 0.5),
+# The texts a round adds, how often it reads all pairs there are by then, and its highest rate.
+ROUNDS = (
+    (texts.Sizes(), 1.0, 1e-3),
+    (texts.Sizes(160_000, 20_000, 10_000, 5_000, 10_000, 12_000, 0, 20_000, 5_000), 0.77, 1e-3),
+    (texts.Sizes(90_000, 20_000, 8_000, 6_000, 12_000, 5_000, 4_000, 6_000, 4_000, 150_000), 0.8, 4e-4),
 )
 COMMON = 1e-3  # a piece this frequent starts with half the weight of a rare one
 TRAINING: dict[str, Any] = {
     "batch_size": 256,
     "max_length": 1024,
     "train_table": True,
-    "learning_rate": 1e-3,
     "warmup": 0.05,
     "quantize": "4bit,q4_0",
     "quantize_after": 0.55,
     "save_every": 100,
     "average": 3,
 }
-
-
-def layout(vectors: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """The teacher's principal components (384, 384), largest first, and the map (384, 768) from
-    its vectors to the targets, which keeps cosines."""
-    sample = vectors[generator.choice(len(vectors), 50_000, replace=False)].astype(np.float32)
-    components = np.linalg.eigh(sample.T @ sample)[1][:, ::-1]
-    rotation, _ = np.linalg.qr(generator.standard_normal((384, 384)))
-    halves = components * COMPONENTS_SHARE**0.5, rotation * (1 - COMPONENTS_SHARE) ** 0.5
-    return components, np.concatenate(halves, axis=1).astype(np.float32)
-
-
-def distillation(spread: np.ndarray) -> Loss:
-    """Distance to the teacher's direction, between cosines of partners and between all cosines.
-
-    Hardly any two texts of a batch are related, so that the similarity matrix alone would say little
-    about how much alike two like texts are: the partners' cosines count again.
-    """
-    to_target = mx.array(spread)
-
-    def distill(columns: Sequence[mx.array], targets: Targets) -> mx.array:
-        size = columns[0].shape[-1]
-        assert targets.teacher is not None
-        target = unit((targets.teacher @ to_target)[..., :size])
-        a, b = unit(columns[0]), unit(columns[1])
-        s, t = mx.concatenate([a, b]), mx.concatenate([target[:, 0], target[:, 1]])
-        apart = (a * b).sum(-1) - (target[:, 0] * target[:, 1]).sum(-1)
-        value = (1 - (s * t).sum(-1)).mean() + PARTNERS * apart.square().mean()
-        value = value + ALL_PAIRS * (s @ s.T - t @ t.T).square().mean()
-        return value / len(MATRYOSHKA)
-
-    return distill
 
 
 def first_table(
@@ -129,6 +97,7 @@ def main() -> None:
     parser.add_argument("--tatoeba", type=Path, help="English sentences of Tatoeba")
     parser.add_argument("--headlines", type=Path, help="abcnews-date-text.csv")
     parser.add_argument("--tasks", type=Path, help="task files, whose texts are left out")
+    parser.add_argument("--start", type=Path, help="checkpoint that the last round goes on from")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--cache", type=Path, default=Path("out/training"))
     parser.add_argument("--static-steps", type=int, default=600)
@@ -143,23 +112,30 @@ def main() -> None:
         tokenizer.train(lines, student.VOCABULARY, start)
 
     folders: list[Path] = []
-    model = start
-    for number, (sizes, epochs) in enumerate(ROUNDS):
+    model = args.start or start
+    for number, (sizes, epochs, rate) in enumerate(ROUNDS):
+        if args.start and number < len(ROUNDS) - 1:
+            continue
         folder, seed = cache / f"round-{number + 1}", args.seed + number
         if not (folder / "texts.json").exists():
             folder.mkdir(exist_ok=True)
             texts.prepare(args, vocabulary, folder, seed, sizes, Pairs(folders), model)
         folders.append(folder)
         pairs = Pairs(folders)
-        if number == 0:
-            components, spread = layout(pairs.vectors, np.random.default_rng(args.seed))
-            loss = distillation(spread)
-            if not (start / "model.safetensors").exists():
+        if len(folders) == 1:
+            if args.start:
+                sample = random.Random(args.seed).sample(range(len(pairs.texts)), 50_000)
+                student_vectors = EmbeddingGemma(model).encode([pairs.texts[i] for i in sample])
+                spread = targets.laid_out(student_vectors, pairs.vectors[sample])
+            else:
+                components, spread = targets.layout(pairs.vectors, np.random.default_rng(args.seed))
+            loss = targets.distillation(spread)
+            if not args.start and not (start / "model.safetensors").exists():
                 first_stage(args, pairs, components, spread, loss)
         trained = folder / "trained"
         if not trained.exists():
             resume = any(trained.with_name("trained.run").glob("step-*"))
-            settings = TRAINING | {"loss": loss, "epochs": epochs, "seed": seed}
+            settings = TRAINING | {"loss": loss, "epochs": epochs, "learning_rate": rate, "seed": seed}
             finetune(model, pairs.dataset(seed), trained, resume=resume, progress=True, **settings)
         model = trained
     student.save(student.load(model), args.output, mx.bfloat16)
