@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import student
 
 from mlx_embeddinggemma.finetune.data import Dataset, Row
+from mlx_embeddinggemma.prompts import PUBLISHED
 
 PROMPTED = 0.6  # share of the pairs whose texts follow prompts
 LONG = 500  # pairs of texts joined from several
@@ -36,7 +36,7 @@ class Pairs:
     def dataset(self, seed: int) -> Dataset:
         """All of them once, and some long ones, for `finetune`."""
         rng = random.Random(seed)
-        prompts = sorted(set(student.PROMPTS.values()))
+        prompts = sorted(set(PUBLISHED.values()))
 
         def dressed(text: str, prompted: bool) -> str:
             draw = rng.random()  # the teacher reads lower case and does not see these

@@ -7,22 +7,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-PROMPTS = {
-    "query": "task: search result | query: ",
-    "document": "title: none | text: ",
-    "BitextMining": "task: search result | query: ",
-    "Clustering": "task: clustering | query: ",
-    "Classification": "task: classification | query: ",
-    "InstructionRetrieval": "task: code retrieval | query: ",
-    "MultilabelClassification": "task: classification | query: ",
-    "PairClassification": "task: sentence similarity | query: ",
-    "Reranking": "task: search result | query: ",
-    "Retrieval": "task: search result | query: ",
-    "Retrieval-query": "task: search result | query: ",
-    "Retrieval-document": "title: none | text: ",
-    "STS": "task: sentence similarity | query: ",
-    "Summarization": "task: summarization | query: ",
-}
+from mlx_embeddinggemma.prompts import PUBLISHED
+
 VOCABULARY, WIDTH, WIDE, LAYERS, HEADS, HEAD_SIZE = 16384, 256, 512, 4, 4, 64
 DENSE = (WIDTH, 512, 768)
 CONFIG: dict[str, Any] = {
@@ -157,7 +143,7 @@ def save(weights: dict[str, mx.array], folder: Path, dtype: mx.Dtype) -> None:
         "config_sentence_transformers.json",
         {
             "model_type": "SentenceTransformer",
-            "prompts": PROMPTS,
+            "prompts": PUBLISHED,
             "default_prompt_name": None,
             "similarity_fn_name": "cosine",
         },
