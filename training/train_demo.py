@@ -12,6 +12,8 @@ that the same command goes on where it was interrupted:
               4bit and to q4_0 in turn
     round-2   again, from where the first round ended, with more texts beside the first round's
     round-3   again, gently, with other texts and with pairs that the student judges worst
+    mean      with `--start`: the mean of that checkpoint's weights and the last round's
+    settled   rounded all the time, towards the vectors that it has itself in floats
 
 `--start` gives the last round another checkpoint to go on from, of this shape and teacher, and leaves
 out what is before it: what ships was made so, from the checkpoint that shipped before.
@@ -37,7 +39,8 @@ from pairs import Pairs
 
 from mlx_embeddinggemma import EmbeddingGemma
 from mlx_embeddinggemma.finetune import finetune
-from mlx_embeddinggemma.finetune.losses import Loss, build
+from mlx_embeddinggemma.finetune.data import Dataset
+from mlx_embeddinggemma.finetune.losses import build
 
 # The texts a round adds, how often it reads all pairs there are by then, and its highest rate.
 ROUNDS = (
@@ -47,15 +50,16 @@ ROUNDS = (
 )
 COMMON = 1e-3  # a piece this frequent starts with half the weight of a rare one
 TRAINING: dict[str, Any] = {
-    "batch_size": 256,
     "max_length": 1024,
     "train_table": True,
     "warmup": 0.05,
     "quantize": "4bit,q4_0",
-    "quantize_after": 0.55,
     "save_every": 100,
     "average": 3,
+    "progress": True,
 }
+FLOATS = 0.55  # share of a round's steps before the weights are rounded
+SETTLING = 48_000  # texts
 
 
 def first_table(
@@ -70,24 +74,50 @@ def first_table(
     return table / length * weights[:, None]
 
 
-def first_stage(
-    args: argparse.Namespace,
-    pairs: Pairs,
-    components: np.ndarray,
-    spread: np.ndarray,
-    loss: Loss,
-) -> None:
-    """Leaves the student as the rounds begin with it, its table and head trained, in `start`."""
+def first_stage(args: argparse.Namespace, pairs: Pairs) -> np.ndarray:
+    """Leaves the student as the rounds begin with it, its table and head trained, in `start`.
+
+    Returns:
+        The map (384, 768) from the teacher's vectors to the student's.
+    """
+    components, spread = targets.layout(pairs.vectors, np.random.default_rng(args.seed))
     start = args.cache / "start"
-    pieces = spm.SentencePieceProcessor(model_file=str(start / "tokenizer.model"))
-    names = [pieces.id_to_piece(i).replace("\u2581", " ").strip() for i in range(student.VOCABULARY)]
-    sample = random.Random(args.seed).sample(pairs.texts, 100_000)
-    vectors = teacher.vectors(names, args.cache / "pieces.npy")
-    table = first_table(pieces, sample, vectors, components)
-    weights = student.static_weights(table, components[:, :255].T @ spread, args.seed)
-    nested = build(loss, size=student.DENSE[-1])
-    weights = static.train(weights, pieces, pairs.draw, nested, args.static_steps, args.seed)
-    student.save(weights | student.layer_weights(args.seed), start, mx.float32)
+    if not (start / "model.safetensors").exists():
+        pieces = spm.SentencePieceProcessor(model_file=str(start / "tokenizer.model"))
+        names = [
+            pieces.id_to_piece(i).replace("\u2581", " ").strip() for i in range(student.VOCABULARY)
+        ]
+        sample = random.Random(args.seed).sample(pairs.texts, 100_000)
+        vectors = teacher.vectors(names, args.cache / "pieces.npy")
+        table = first_table(pieces, sample, vectors, components)
+        weights = student.static_weights(table, components[:, :255].T @ spread, args.seed)
+        nested = build(targets.distillation(spread), size=student.DENSE[-1])
+        weights = static.train(weights, pieces, pairs.draw, nested, args.static_steps, args.seed)
+        student.save(weights | student.layer_weights(args.seed), start, mx.float32)
+    return spread
+
+
+def learned_layout(model: Path, pairs: Pairs, seed: int) -> np.ndarray:
+    """The map (384, 768) by which a trained student's vectors follow the teacher's."""
+    sample = random.Random(seed).sample(range(len(pairs.texts)), 50_000)
+    vectors = EmbeddingGemma(model).encode([pairs.texts[i] for i in sample])
+    return targets.laid_out(vectors, pairs.vectors[sample])
+
+
+def learn(model: Path, dataset: Dataset, output: Path, **settings: Any) -> Path:
+    """A run of the trainer, or what is left of it; returns `output`."""
+    if not output.exists():
+        resume = any(output.with_name(f"{output.name}.run").glob("step-*"))
+        finetune(model, dataset, output, resume=resume, **TRAINING, **settings)
+    return output
+
+
+def with_tokenizer(weights: dict[str, mx.array], start: Path, output: Path) -> Path:
+    """Saves the weights in bfloat16, with the tokenizer from `start`; returns `output`."""
+    student.save(weights, output, mx.bfloat16)
+    for path in start.glob("*token*"):
+        (output / path.name).write_bytes(path.read_bytes())
+    return output
 
 
 def main() -> None:
@@ -112,40 +142,32 @@ def main() -> None:
         tokenizer.train(lines, student.VOCABULARY, start)
 
     folders: list[Path] = []
-    model = args.start or start
-    for number, (sizes, epochs, rate) in enumerate(ROUNDS):
-        if args.start and number < len(ROUNDS) - 1:
-            continue
+    model, loss = args.start or start, None
+    for number, (sizes, epochs, rate) in [*enumerate(ROUNDS)][-1 if args.start else 0 :]:
         folder, seed = cache / f"round-{number + 1}", args.seed + number
         if not (folder / "texts.json").exists():
             folder.mkdir(exist_ok=True)
             texts.prepare(args, vocabulary, folder, seed, sizes, Pairs(folders), model)
         folders.append(folder)
         pairs = Pairs(folders)
-        if len(folders) == 1:
-            if args.start:
-                sample = random.Random(args.seed).sample(range(len(pairs.texts)), 50_000)
-                student_vectors = EmbeddingGemma(model).encode([pairs.texts[i] for i in sample])
-                spread = targets.laid_out(student_vectors, pairs.vectors[sample])
-            else:
-                components, spread = targets.layout(pairs.vectors, np.random.default_rng(args.seed))
-            loss = targets.distillation(spread)
-            if not args.start and not (start / "model.safetensors").exists():
-                first_stage(args, pairs, components, spread, loss)
-        trained = folder / "trained"
-        if not trained.exists():
-            resume = any(trained.with_name("trained.run").glob("step-*"))
-            settings = TRAINING | {"loss": loss, "epochs": epochs, "learning_rate": rate, "seed": seed}
-            finetune(model, pairs.dataset(seed), trained, resume=resume, progress=True, **settings)
-        model = trained
-    student.save(student.load(model), args.output, mx.bfloat16)
-    for name in (
-        "tokenizer.model",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-    ):
-        (args.output / name).write_bytes((start / name).read_bytes())
+        if loss is None:
+            known = learned_layout(model, pairs, args.seed) if args.start else None
+            loss = targets.distillation(first_stage(args, pairs) if known is None else known)
+        settings = {
+            "epochs": epochs,
+            "learning_rate": rate,
+            "quantize_after": FLOATS,
+            "batch_size": 256,
+        }
+        model = learn(model, pairs.dataset(seed), folder / "trained", loss=loss, seed=seed, **settings)
+    if args.start:
+        both = [student.load(folder) for folder in (args.start, model)]
+        mean = {name: (both[0][name] + both[1][name].astype(mx.float32)) / 2 for name in both[0]}
+        model = with_tokenizer(mean, start, cache / "mean")
+    seed = args.seed + len(ROUNDS)
+    plain = pairs.plain(SETTLING, seed)
+    model = learn(model, plain, cache / "settled", batch_size=64, learning_rate=3e-4, seed=seed)
+    with_tokenizer(student.load(model), start, args.output)
 
 
 if __name__ == "__main__":
