@@ -52,12 +52,12 @@ def keep_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Has glibc return arrays of 4 MB and more as soon as they are free.
+    """Has glibc return arrays of 2 MB and more as soon as they are free.
 
     By default it keeps ever larger ones, in pieces that no other array fits (bench/NOTES.md).
     """
-    _mallopt(M_MMAP_THRESHOLD, 2**22)
-    _mallopt(M_TRIM_THRESHOLD, 2**22)
+    _mallopt(M_MMAP_THRESHOLD, 2**21)
+    _mallopt(M_TRIM_THRESHOLD, 2**21)
 
 
 def _mallopt(parameter: int, value: int) -> None:
