@@ -151,8 +151,8 @@ def main() -> None:
         folders.append(folder)
         pairs = Pairs(folders)
         if loss is None:
-            known = learned_layout(model, pairs, args.seed) if args.start else None
-            loss = targets.distillation(first_stage(args, pairs) if known is None else known)
+            spread = learned_layout(model, pairs, args.seed) if args.start else first_stage(args, pairs)
+            loss = targets.distillation(spread)
         settings = {
             "epochs": epochs,
             "learning_rate": rate,
