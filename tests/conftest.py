@@ -1,9 +1,12 @@
+import signal
 from pathlib import Path
 
 import checkpoints
 import pytest
 
 ROOT = Path(__file__).parent.parent
+# A shell's background jobs ignore Ctrl-C, and so would the commands that the tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
