@@ -105,8 +105,8 @@ def read(path: str | Path, prompts: Mapping[str, str], task: str | None = None) 
     if bad:
         more = f"\n  and {len(bad) - SHOWN:,} more" if len(bad) > SHOWN else ""
         listed = "\n  ".join(bad[:SHOWN])
-        rows = "row" if len(bad) == 1 else "rows"
-        raise EmbeddingGemmaError(f"{path} has {len(bad):,} bad {rows}:\n  {listed}{more}")
+        noun = "row" if len(bad) == 1 else "rows"
+        raise EmbeddingGemmaError(f"{path} has {len(bad):,} bad {noun}:\n  {listed}{more}")
     if kind is None:
         raise EmbeddingGemmaError(f"{path} has no rows")
     if kind == "labelled":
