@@ -19,14 +19,14 @@ def unpack(
         **settings: group_size, bits and mode, as in config.json.
 
     Returns:
-        float32 of affine codes on the CPU, code * scale + bias rounded nowhere else; what
-        `mx.dequantize` returns otherwise, which rounds to the scales' dtype on the way.
+        In the affine mode float32: code * scale + bias, rounded nowhere else, where `mx.dequantize`
+        would round to the scales' dtype. In other modes what that returns.
     """
-    if runtime.on_gpu() or biases is None:
-        return mx.dequantize(weight, scales, biases, **settings)
+    if biases is None:
+        return mx.dequantize(weight, scales, **settings)
     scales, biases = scales.astype(mx.float32), biases.astype(mx.float32)
     bits = settings["bits"]
-    if bits not in (4, 8):
+    if runtime.on_gpu() or bits not in (4, 8):
         return mx.dequantize(weight, scales, biases, **settings)
     # MLX's CPU kernel is scalar, 2.1 to 3.8 ns a weight; arithmetic on bytes is not, 0.7 to 1.6.
     codes = weight.view(mx.uint8)

@@ -34,6 +34,9 @@ def cores() -> int:
 def prepare() -> None:
     """Makes MLX ready on this machine; cheap when already done."""
     if on_gpu():
+        # On an M5 and with CUDA MLX multiplies float32 at 10 bits of mantissa, many rows at a time but
+        # not one: a text's vector would depend on its batch. MLX reads this at its first product.
+        os.environ.setdefault("MLX_ENABLE_TF32", "0")
         # By default MLX keeps freed buffers up to nearly all memory; every new length adds some.
         mx.set_cache_limit(2**30)
     else:

@@ -1,12 +1,23 @@
+import os
 import signal
 from pathlib import Path
 
 import checkpoints
 import pytest
 
+from mlx_embeddinggemma import runtime
+
 ROOT = Path(__file__).parent.parent
 # A shell's background jobs ignore Ctrl-C, and so would the commands that the tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+os.environ["MLX_ENABLE_TF32"] = "0"  # as the package sets it, for tests that use parts of it alone
+
+
+@pytest.fixture(params=["as here", "as on a GPU"])
+def machine(request, monkeypatch) -> None:
+    """What is computed otherwise on a GPU, computed here too: every operation runs on any device."""
+    if request.param == "as on a GPU":
+        monkeypatch.setattr(runtime, "on_gpu", lambda: True)
 
 
 @pytest.fixture(scope="session")

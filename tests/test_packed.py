@@ -9,7 +9,7 @@ from mlx_embeddinggemma.packed import unpack
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
 @pytest.mark.parametrize("group_size", [32, 64, 128])
-def test_float32_scales_give_what_mlx_gives(bits, group_size):
+def test_float32_scales_give_what_mlx_gives(machine, bits, group_size):
     weight = mx.random.normal((96, 384), key=mx.random.key(bits))
     packed = mx.quantize(weight, group_size=group_size, bits=bits)
     settings = {"group_size": group_size, "bits": bits, "mode": "affine"}
@@ -19,7 +19,7 @@ def test_float32_scales_give_what_mlx_gives(bits, group_size):
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
-def test_bfloat16_scales_are_not_rounded_again(bits):
+def test_bfloat16_scales_are_not_rounded_again(machine, bits):
     weight = mx.random.normal((96, 384), key=mx.random.key(bits)).astype(mx.bfloat16)
     settings = {"group_size": 64, "bits": bits, "mode": "affine"}
     codes, scales, biases = mx.quantize(weight, group_size=64, bits=bits)

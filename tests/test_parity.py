@@ -49,19 +49,19 @@ def worst(ours, theirs) -> float:
 
 
 @pytest.fixture(scope="module")
-def tiny_pair(tiny):
-    return load(tiny), reference.load(tiny)
+def tiny_reference(tiny):
+    return reference.load(tiny)
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-def test_tiny_equals_transformers_alone(tiny_pair, length):
-    network, (theirs, head) = tiny_pair
+def test_tiny_equals_transformers_alone(machine, tiny, tiny_reference, length):
+    network, (theirs, head) = load(tiny), tiny_reference
     ids = texts_of([length], 512)
     assert worst(run(network, ids), reference.vectors(theirs, head, ids)) <= UNIT
 
 
-def test_tiny_equals_transformers_in_a_padded_batch(tiny_pair):
-    network, (theirs, head) = tiny_pair
+def test_tiny_equals_transformers_in_a_padded_batch(machine, tiny, tiny_reference):
+    network, (theirs, head) = load(tiny), tiny_reference
     ids = texts_of(LENGTHS, 512)
     expected = np.concatenate([reference.vectors(theirs, head, [row]) for row in ids])
     assert worst(run(network, ids), expected) <= UNIT
@@ -77,7 +77,7 @@ def test_tiny_equals_transformers_in_a_padded_batch(tiny_pair):
     ],
     ids=["two key-value heads", "narrow window", "other head size", "other rope"],
 )
-def test_other_shapes_equal_transformers(tmp_path, change):
+def test_other_shapes_equal_transformers(machine, tmp_path, change):
     folder = checkpoints.write_tiny(tmp_path / "tiny", **change)
     theirs, head = reference.load(folder)
     for ids in (texts_of([3, 40, 100], 512), texts_of([300], 512)):
@@ -134,7 +134,7 @@ def test_full_size_equals_transformers(full_mild):
 
 
 @pytest.mark.slow
-def test_every_layer_equals_transformers_on_real_statistics(full_real):
+def test_every_layer_equals_transformers_on_real_statistics(machine, full_real):
     """Each layer gets the reference's own input, so that a failure names its layer."""
     network = load(full_real)
     theirs, _ = reference.load(full_real)
@@ -158,7 +158,7 @@ def test_every_layer_equals_transformers_on_real_statistics(full_real):
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_packed_weights_equal_transformers_with_the_same_rounded_weights(tiny, tmp_path, bits):
+def test_packed_weights_equal_transformers_with_the_same_rounded_weights(machine, tiny, tmp_path, bits):
     """Quantized weights, table included, compute what their dequantized values compute."""
     packed = checkpoints.as_mlx_community(tiny, tmp_path / "packed", bits=bits)
     network = load(packed)
