@@ -36,7 +36,9 @@ class Span:
     mask: mx.array | None
 
 
-def spans(lengths: np.ndarray, L: int, radius: int | None, part: slice) -> list[Span]:
+def spans(
+    lengths: np.ndarray, L: int, radius: int | None, part: slice, block: int | None = None
+) -> list[Span]:
     """Who sees whom in one kind of layer, for a part of a padded batch.
 
     Args:
@@ -44,8 +46,9 @@ def spans(lengths: np.ndarray, L: int, radius: int | None, part: slice) -> list[
         L: padded length.
         radius: a sliding layer's reach, `|i - j| <= radius`; None for a full layer.
         part: the positions whose queries these are; a span's queries count from its start.
+        block: queries of a span; by default what is best on this machine.
     """
-    step = runtime.query_block(L)
+    step = block or runtime.query_block(L)
     result = []
     for start in range(part.start, part.stop, step):
         stop = min(start + step, part.stop)

@@ -1,0 +1,138 @@
+"""The ways to compute a layer's attention, in turns: is this package's choice the best one here?
+
+    python -m mlx_embeddinggemma.bench.attention [--dtype bfloat16] [--rounds 9] [--json]
+
+The ways: blocks of so many queries, each beside just the keys it can see (`runtime.query_block` chooses
+how many, marked *); `mx.fast.scaled_dot_product_attention` over the whole text, as MLX likes; and its
+fused kernel by force, where it has one for heads of 256. The shapes are EmbeddingGemma's, the values
+random, the batches full. On the CPU one core computes, as in the network, where each has a part.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_embeddinggemma import blas, runtime
+from mlx_embeddinggemma.attention import attend, spans
+from mlx_embeddinggemma.encoder import DTYPES
+from mlx_embeddinggemma.exponential import exp2
+
+from . import identity
+from .report import table
+
+HEADS, HEAD_SIZE, RADIUS = 3, 256, 256
+LENGTHS, BLOCKS = (64, 128, 256, 512, 1024, 2048), (32, 64, 128, 256, 512)
+KINDS = {"sliding": RADIUS, "full": None}
+
+
+def ways(
+    B: int, L: int, radius: int | None, dtype: mx.Dtype
+) -> Iterator[tuple[str, Callable[[], mx.array]]]:
+    """Every way by its name, all on the same input; those that MLX does not have here are left out."""
+    whole, scale = slice(0, L), HEAD_SIZE**-0.5
+    q, k, v = (mx.random.normal((B, L, n, HEAD_SIZE)).astype(dtype) for n in (HEADS, 1, 1))
+    lengths = np.full(B, L)
+    for block in (*(n for n in BLOCKS if n < L), L):
+        seen = spans(lengths, L, radius, whole, block)
+        yield "whole" if block == L else str(block), partial(attend, q, k, v, seen, scale, exp2)
+    (one,) = spans(lengths, L, radius, whole, L)
+    mask = None if one.mask is None else one.mask[:, :, :, 0].astype(dtype)
+
+    def mlx(force_fused: bool) -> mx.array:
+        heads = (x.transpose(0, 2, 1, 3) for x in (q, k, v))
+        out = mx.fast.scaled_dot_product_attention(
+            *heads, scale=scale, mask=mask, force_fused=force_fused
+        )
+        return out.transpose(0, 2, 1, 3).reshape(B, L, -1)
+
+    yield "MLX's", partial(mlx, False)
+    try:
+        mx.eval(mlx(True))
+    except ValueError:
+        return
+    yield "fused", partial(mlx, True)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One shape: seconds of each way, the chosen one, and how far results lie apart at most."""
+
+    texts: int
+    tokens: int
+    radius: int | None
+    chosen: str
+    samples_s: dict[str, list[float]]
+    apart: float
+
+
+def measure(L: int, radius: int | None, dtype: mx.Dtype, rounds: int) -> Row:
+    """All ways in turns, on as many texts of `L` tokens as a batch holds."""
+    B = max(1, runtime.batch_tokens() // (L * (1 if runtime.on_gpu() else runtime.cores())))
+    found = dict(ways(B, L, radius, dtype))
+    results = [np.array(way().astype(mx.float32)) for way in found.values()]
+    samples: dict[str, list[float]] = {name: [] for name in found}
+    for _ in range(rounds):
+        for name, way in found.items():
+            start = time.perf_counter()
+            mx.eval(way())
+            samples[name].append(time.perf_counter() - start)
+    chosen = "whole" if runtime.query_block(L) == L else str(runtime.query_block(L))
+    apart = max(float(np.abs(result - results[0]).max()) for result in results)
+    return Row(B, L, radius, chosen, samples, apart)
+
+
+def show(rows: Sequence[Row], dtype: str) -> str:
+    """Milliseconds, medians, in a Markdown table."""
+    names = [*map(str, BLOCKS), "whole", "MLX's", "fused"]
+
+    def cell(row: Row, name: str) -> str:
+        if name not in row.samples_s:
+            return ""
+        return f"{1e3 * statistics.median(row.samples_s[name]):.1f}{'*' if name == row.chosen else ' '}"
+
+    cells = [
+        [f"{row.texts} x {row.tokens:,}", "sliding" if row.radius else "full"]
+        + [cell(row, name) for name in names]
+        for row in rows
+    ]
+    about = identity.machine()
+    return (
+        f"{about['chip']}, {about['device']}, {dtype}; milliseconds, medians; * is the choice here\n\n"
+        f"{table(['texts x tokens', 'layer', *names], cells)}\n\n"
+        f"Largest difference between two ways' results: {max(row.apart for row in rows):.1e}"
+    )
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--json", action="store_true", help="print the raw samples instead")
+    args = parser.parse_args()
+    runtime.prepare()
+    if not runtime.on_gpu():
+        blas.set_threads(1)
+    rows = [
+        measure(L, radius, DTYPES[args.dtype], args.rounds)
+        for L in LENGTHS
+        for radius in KINDS.values()
+    ]
+    if args.json:
+        found = {"machine": identity.machine(), "versions": identity.versions()}
+        print(json.dumps(found | {"dtype": args.dtype, "rows": [asdict(row) for row in rows]}))
+    else:
+        print(show(rows, args.dtype))
+
+
+if __name__ == "__main__":
+    main()

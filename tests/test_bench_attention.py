@@ -1,0 +1,38 @@
+"""Every way to compute attention that is timed gives the same result; the table marks ours."""
+
+import json
+import sys
+
+import mlx.core as mx
+import pytest
+from mlx_embeddinggemma.bench import attention
+
+from mlx_embeddinggemma import runtime
+
+
+@pytest.fixture(autouse=True)
+def _small_batches(monkeypatch):
+    monkeypatch.setattr(runtime, "batch_tokens", lambda: 600)
+
+
+@pytest.mark.parametrize("kind", attention.KINDS)
+def test_all_ways_agree(machine, kind):
+    row = attention.measure(300, attention.KINDS[kind], mx.float32, rounds=1)
+    assert row.apart < 2e-6
+    assert {"32", "256", "whole", "MLX's", row.chosen} <= row.samples_s.keys()
+
+
+def test_the_table_marks_the_choice_and_json_has_the_samples(monkeypatch, capsys):
+    monkeypatch.setattr(attention, "LENGTHS", (64, 300))
+    for flags in ([], ["--json"]):
+        monkeypatch.setattr(sys, "argv", ["attention", "--rounds", "2", *flags])
+        attention.main()
+        out = capsys.readouterr().out
+        if flags:
+            rows = json.loads(out)["rows"]
+            assert [row["tokens"] for row in rows] == [64, 64, 300, 300]
+            assert all(len(samples) == 2 for row in rows for samples in row["samples_s"].values())
+        else:
+            table = [line for line in out.splitlines() if line.startswith("| ")]
+            assert all(line.count("*") == 1 for line in table[2:])
+            assert "milliseconds" in out and "Largest difference" in out
