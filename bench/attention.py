@@ -2,10 +2,11 @@
 
     python -m mlx_embeddinggemma.bench.attention [--dtype bfloat16] [--rounds 9] [--json]
 
-The ways: blocks of so many queries, each beside just the keys it can see (`runtime.query_block` chooses
-how many, marked *); `mx.fast.scaled_dot_product_attention` over the whole text, as MLX likes; and its
-fused kernel by force, where it has one for heads of 256. The shapes are EmbeddingGemma's, the values
-random, the batches full. On the CPU one core computes, as in the network, where each has a part.
+The ways: blocks of so many queries, each beside just the keys it can see, "chosen" those that
+`runtime.query_block` chooses; `mx.fast.scaled_dot_product_attention` over the whole text, as MLX likes;
+and its fused kernel by force, where it has one for heads of 256. The shapes are EmbeddingGemma's, the
+values random, the batches full. On the CPU one core computes its part of the queries, as in the
+network, where blocks cost more than they do alone (bench/NOTES.md): the choice leans to fewer.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from functools import partial
 import mlx.core as mx
 import numpy as np
 
-from mlx_embeddinggemma import blas, runtime
+from mlx_embeddinggemma import runtime
 from mlx_embeddinggemma.attention import attend, spans
 from mlx_embeddinggemma.encoder import DTYPES
 from mlx_embeddinggemma.exponential import exp2
@@ -36,21 +37,23 @@ def ways(
     B: int, L: int, radius: int | None, dtype: mx.Dtype
 ) -> Iterator[tuple[str, Callable[[], mx.array]]]:
     """Every way by its name, all on the same input; those that MLX does not have here are left out."""
-    whole, scale = slice(0, L), HEAD_SIZE**-0.5
+    part, scale = runtime.parts(B, L)[0], HEAD_SIZE**-0.5
     q, k, v = (mx.random.normal((B, L, n, HEAD_SIZE)).astype(dtype) for n in (HEADS, 1, 1))
-    lengths = np.full(B, L)
-    for block in (*(n for n in BLOCKS if n < L), L):
-        seen = spans(lengths, L, radius, whole, block)
+    q, lengths = mx.contiguous(q[:, part]), np.full(B, L)
+    mx.eval(q, k, v)
+    for block in (*(n for n in BLOCKS if n < q.shape[1]), L):
+        seen = spans(lengths, L, radius, part, block)
         yield "whole" if block == L else str(block), partial(attend, q, k, v, seen, scale, exp2)
-    (one,) = spans(lengths, L, radius, whole, L)
+    yield "chosen", partial(attend, q, k, v, spans(lengths, L, radius, part), scale, exp2)
+    (one,) = spans(lengths, L, radius, part, L)
     mask = None if one.mask is None else one.mask[:, :, :, 0].astype(dtype)
 
     def mlx(force_fused: bool) -> mx.array:
-        heads = (x.transpose(0, 2, 1, 3) for x in (q, k, v))
+        heads = (x.transpose(0, 2, 1, 3) for x in (q, k[:, one.keys], v[:, one.keys]))
         out = mx.fast.scaled_dot_product_attention(
             *heads, scale=scale, mask=mask, force_fused=force_fused
         )
-        return out.transpose(0, 2, 1, 3).reshape(B, L, -1)
+        return out.transpose(0, 2, 1, 3).reshape(B, q.shape[1], -1)
 
     yield "MLX's", partial(mlx, False)
     try:
@@ -62,19 +65,19 @@ def ways(
 
 @dataclass(frozen=True)
 class Row:
-    """One shape: seconds of each way, the chosen one, and how far results lie apart at most."""
+    """One shape: seconds of each way, and how far their results lie apart at most."""
 
     texts: int
     tokens: int
     radius: int | None
-    chosen: str
+    chosen: int
     samples_s: dict[str, list[float]]
     apart: float
 
 
 def measure(L: int, radius: int | None, dtype: mx.Dtype, rounds: int) -> Row:
     """All ways in turns, on as many texts of `L` tokens as a batch holds."""
-    B = max(1, runtime.batch_tokens() // (L * (1 if runtime.on_gpu() else runtime.cores())))
+    B = max(1, runtime.batch_tokens() // L)
     found = dict(ways(B, L, radius, dtype))
     results = [np.array(way().astype(mx.float32)) for way in found.values()]
     samples: dict[str, list[float]] = {name: [] for name in found}
@@ -83,19 +86,20 @@ def measure(L: int, radius: int | None, dtype: mx.Dtype, rounds: int) -> Row:
             start = time.perf_counter()
             mx.eval(way())
             samples[name].append(time.perf_counter() - start)
-    chosen = "whole" if runtime.query_block(L) == L else str(runtime.query_block(L))
+    chosen = runtime.query_block(B, L, L if radius is None else min(L, 2 * radius))
     apart = max(float(np.abs(result - results[0]).max()) for result in results)
     return Row(B, L, radius, chosen, samples, apart)
 
 
 def show(rows: Sequence[Row], dtype: str) -> str:
     """Milliseconds, medians, in a Markdown table."""
-    names = [*map(str, BLOCKS), "whole", "MLX's", "fused"]
+    names = [*map(str, BLOCKS), "whole", "MLX's", "fused", "chosen"]
 
     def cell(row: Row, name: str) -> str:
         if name not in row.samples_s:
             return ""
-        return f"{1e3 * statistics.median(row.samples_s[name]):.1f}{'*' if name == row.chosen else ' '}"
+        time = f"{1e3 * statistics.median(row.samples_s[name]):.1f}"
+        return f"{time} ({row.chosen})" if name == "chosen" else time
 
     cells = [
         [f"{row.texts} x {row.tokens:,}", "sliding" if row.radius else "full"]
@@ -104,7 +108,7 @@ def show(rows: Sequence[Row], dtype: str) -> str:
     ]
     about = identity.machine()
     return (
-        f"{about['chip']}, {about['device']}, {dtype}; milliseconds, medians; * is the choice here\n\n"
+        f"{about['chip']}, {about['device']}, {dtype}; milliseconds, medians\n\n"
         f"{table(['texts x tokens', 'layer', *names], cells)}\n\n"
         f"Largest difference between two ways' results: {max(row.apart for row in rows):.1e}"
     )
@@ -120,8 +124,6 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the raw samples instead")
     args = parser.parse_args()
     runtime.prepare()
-    if not runtime.on_gpu():
-        blas.set_threads(1)
     rows = [
         measure(L, radius, DTYPES[args.dtype], args.rounds)
         for L in LENGTHS

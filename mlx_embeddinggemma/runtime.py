@@ -17,6 +17,7 @@ from mlx_embeddinggemma import blas
 # Tokens of a batch that are worth a CPU core of their own: fewer are faster through products of
 # several threads, which read each weight once. And tokens whose activations fit a core's cache.
 FEWEST, MOST = 128, 512
+SCORES = 2**17  # of one head that attention computes at a time
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # glibc's malloc.h
 
@@ -106,14 +107,20 @@ def _other_streams() -> list[mx.ThreadLocalStream]:
     return [mx.new_thread_local_stream(mx.cpu) for _ in range(cores() - 1)]
 
 
-def query_block(length: int) -> int:
-    """Queries that attention takes at a time in a text of `length` tokens.
+def query_block(texts: int, length: int, keys: int) -> int:
+    """Queries of each text that attention takes at a time, in a batch of `length` tokens a text.
 
-    Small blocks compute fewer scores in vain at the window's edges; large ones are fewer products
-    to start. On the CPU a block's scores should stay in its core's cache as well.
+    Small blocks compute fewer scores in vain at the window's edges and keep them in a core's cache;
+    large ones are fewer operations to start (bench/NOTES.md).
+
+    Args:
+        texts: of the batch.
+        length: padded.
+        keys: that a query sees at most.
     """
-    one_block, block = (512, 256) if on_gpu() else (128, 64)
-    return length if length <= one_block else block
+    if on_gpu():
+        return length if length <= 512 else 256
+    return max(64, SCORES // (texts * keys) // 16 * 16)
 
 
 def run_batches(

@@ -1,4 +1,4 @@
-"""Every way to compute attention that is timed gives the same result; the table marks ours."""
+"""Every way to compute attention that is timed gives the same result; the table has ours."""
 
 import json
 import sys
@@ -19,10 +19,10 @@ def _small_batches(monkeypatch):
 def test_all_ways_agree(machine, kind):
     row = attention.measure(300, attention.KINDS[kind], mx.float32, rounds=1)
     assert row.apart < 2e-6
-    assert {"32", "256", "whole", "MLX's", row.chosen} <= row.samples_s.keys()
+    assert {"32", "128", "whole", "chosen", "MLX's"} <= row.samples_s.keys()
 
 
-def test_the_table_marks_the_choice_and_json_has_the_samples(monkeypatch, capsys):
+def test_the_table_names_the_choice_and_json_has_the_samples(monkeypatch, capsys):
     monkeypatch.setattr(attention, "LENGTHS", (64, 300))
     for flags in ([], ["--json"]):
         monkeypatch.setattr(sys, "argv", ["attention", "--rounds", "2", *flags])
@@ -34,5 +34,5 @@ def test_the_table_marks_the_choice_and_json_has_the_samples(monkeypatch, capsys
             assert all(len(samples) == 2 for row in rows for samples in row["samples_s"].values())
         else:
             table = [line for line in out.splitlines() if line.startswith("| ")]
-            assert all(line.count("*") == 1 for line in table[2:])
+            assert len(table) == 6 and all(line.count("(") == 1 for line in table[2:])
             assert "milliseconds" in out and "Largest difference" in out
