@@ -123,6 +123,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--json", action="store_true", help="print the raw samples instead")
     args = parser.parse_args()
+    if args.rounds < 1:
+        parser.error(f"expected --rounds of 1 or more, got {args.rounds}")
     runtime.prepare()
     rows = [
         measure(L, radius, DTYPES[args.dtype], args.rounds)

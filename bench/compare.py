@@ -239,6 +239,8 @@ def main() -> None:
     parser.add_argument("--pause", type=float, default=1, metavar="SECONDS", help="before each turn")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the record there")
     args = parser.parse_args()
+    if args.rounds < 1:
+        parser.error(f"expected --rounds of 1 or more, got {args.rounds}")
     names: list[str] = []
     for name in args.contenders:
         names += [name] if "=" in name else [one.format(name) for one in FOUND]

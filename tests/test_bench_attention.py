@@ -36,3 +36,10 @@ def test_the_table_names_the_choice_and_json_has_the_samples(monkeypatch, capsys
             table = [line for line in out.splitlines() if line.startswith("| ")]
             assert len(table) == 6 and all(line.count("(") == 1 for line in table[2:])
             assert "milliseconds" in out and "Largest difference" in out
+
+
+def test_no_rounds_are_wrong_usage(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["attention", "--rounds", "0"])
+    with pytest.raises(SystemExit):
+        attention.main()
+    assert "--rounds of 1 or more, got 0" in capsys.readouterr().err
