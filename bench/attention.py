@@ -16,9 +16,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import product
 
 import mlx.core as mx
 import numpy as np
+from tqdm import tqdm
 
 from mlx_embeddinggemma import runtime
 from mlx_embeddinggemma.attention import attend, spans
@@ -86,9 +88,8 @@ def measure(L: int, radius: int | None, dtype: mx.Dtype, rounds: int) -> Row:
             start = time.perf_counter()
             mx.eval(way())
             samples[name].append(time.perf_counter() - start)
-    chosen = runtime.query_block(B, L, L if radius is None else min(L, 2 * radius))
     apart = max(float(np.abs(result - results[0]).max()) for result in results)
-    return Row(B, L, radius, chosen, samples, apart)
+    return Row(B, L, radius, runtime.query_block(B, L, radius), samples, apart)
 
 
 def show(rows: Sequence[Row], dtype: str) -> str:
@@ -98,8 +99,8 @@ def show(rows: Sequence[Row], dtype: str) -> str:
     def cell(row: Row, name: str) -> str:
         if name not in row.samples_s:
             return ""
-        time = f"{1e3 * statistics.median(row.samples_s[name]):.1f}"
-        return f"{time} ({row.chosen})" if name == "chosen" else time
+        ms = f"{1e3 * statistics.median(row.samples_s[name]):.1f}"
+        return f"{ms} ({row.chosen})" if name == "chosen" else ms
 
     cells = [
         [f"{row.texts} x {row.tokens:,}", "sliding" if row.radius else "full"]
@@ -126,11 +127,11 @@ def main() -> None:
     if args.rounds < 1:
         parser.error(f"expected --rounds of 1 or more, got {args.rounds}")
     runtime.prepare()
-    rows = [
-        measure(L, radius, DTYPES[args.dtype], args.rounds)
-        for L in LENGTHS
-        for radius in KINDS.values()
-    ]
+    shapes = tqdm([*product(LENGTHS, KINDS.values())], unit=" shapes", leave=False, disable=None)
+    try:
+        rows = [measure(*shape, DTYPES[args.dtype], args.rounds) for shape in shapes]
+    except KeyboardInterrupt:
+        parser.exit(130, "interrupted: nothing is kept\n")
     if args.json:
         found = {"machine": identity.machine(), "versions": identity.versions()}
         print(json.dumps(found | {"dtype": args.dtype, "rows": [asdict(row) for row in rows]}))

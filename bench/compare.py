@@ -265,8 +265,11 @@ def main() -> None:
     if max(map(max, map(model.count_tokens, jobs.values()))) < 0.9 * longest:
         parser.error(f"{args.texts} is too short for a text of {longest:,} tokens")
     del model
-    with tempfile.TemporaryDirectory() as scratch:
-        contenders = compare(names, jobs, args.rounds, Path(scratch), args.pause)
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            contenders = compare(names, jobs, args.rounds, Path(scratch), args.pause)
+    except KeyboardInterrupt:
+        parser.exit(130, "interrupted: nothing is kept\n")
     record = {
         "schema": SCHEMA,
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -48,8 +48,7 @@ def spans(
         part: the positions whose queries these are; a span's queries count from its start.
         block: queries of a span; by default what is best on this machine.
     """
-    keys = L if radius is None else min(L, 2 * radius)
-    step = block or runtime.query_block(len(lengths), L, keys)
+    step = block or runtime.query_block(len(lengths), L, radius)
     result = []
     for start in range(part.start, part.stop, step):
         stop = min(start + step, part.stop)

@@ -107,7 +107,7 @@ def _other_streams() -> list[mx.ThreadLocalStream]:
     return [mx.new_thread_local_stream(mx.cpu) for _ in range(cores() - 1)]
 
 
-def query_block(texts: int, length: int, keys: int) -> int:
+def query_block(texts: int, length: int, radius: int | None) -> int:
     """Queries of each text that attention takes at a time, in a batch of `length` tokens a text.
 
     Small blocks compute fewer scores in vain at the window's edges and keep them in a core's cache;
@@ -116,10 +116,11 @@ def query_block(texts: int, length: int, keys: int) -> int:
     Args:
         texts: of the batch.
         length: padded.
-        keys: that a query sees at most.
+        radius: a sliding layer's reach; None for a full layer.
     """
     if on_gpu():
         return length if length <= 512 else 256
+    keys = length if radius is None else min(length, 2 * radius)
     return max(64, SCORES // (texts * keys) // 16 * 16)
 
 

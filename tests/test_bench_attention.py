@@ -38,6 +38,17 @@ def test_the_table_names_the_choice_and_json_has_the_samples(monkeypatch, capsys
             assert "milliseconds" in out and "Largest difference" in out
 
 
+def test_ctrl_c_is_one_line(monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(attention, "measure", interrupted)
+    monkeypatch.setattr(sys, "argv", ["attention"])
+    with pytest.raises(SystemExit, match="130"):
+        attention.main()
+    assert capsys.readouterr().err.endswith("interrupted: nothing is kept\n")
+
+
 def test_no_rounds_are_wrong_usage(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["attention", "--rounds", "0"])
     with pytest.raises(SystemExit):

@@ -9,8 +9,9 @@ from mlx_embeddinggemma import runtime
 
 @pytest.mark.parametrize("chosen", [None, "1"])
 def test_float32_is_float32_on_a_gpu_unless_the_user_says_otherwise(monkeypatch, chosen):
-    monkeypatch.setenv("MLX_ENABLE_TF32", chosen or "")
-    if chosen is None:
+    if chosen:
+        monkeypatch.setenv("MLX_ENABLE_TF32", chosen)
+    else:
         monkeypatch.delenv("MLX_ENABLE_TF32")
     monkeypatch.setattr(runtime, "on_gpu", lambda: True)
     runtime.prepare()
