@@ -5,7 +5,7 @@
 The ways: blocks of so many queries, each beside just the keys it can see, "chosen" those that
 `runtime.query_block` chooses; `mx.fast.scaled_dot_product_attention` over the whole text, as MLX likes;
 and its fused kernel by force, where it has one for heads of 256. The shapes are EmbeddingGemma's, the
-values random, the batches full. On the CPU one core computes its part of the queries, as in the
+values random, the batches full. On the CPU one core computes its part of the batch, as in the
 network, where blocks cost more than they do alone (bench/NOTES.md): the choice leans to fewer.
 """
 
@@ -36,12 +36,12 @@ KINDS = {"sliding": RADIUS, "full": None}
 
 
 def ways(
-    B: int, L: int, radius: int | None, dtype: mx.Dtype
+    lengths: np.ndarray, L: int, radius: int | None, part: slice, dtype: mx.Dtype
 ) -> Iterator[tuple[str, Callable[[], mx.array]]]:
     """Every way by its name, all on the same input; those that MLX does not have here are left out."""
-    part, scale = runtime.parts(B, L)[0], HEAD_SIZE**-0.5
+    B, scale = len(lengths), HEAD_SIZE**-0.5
     q, k, v = (mx.random.normal((B, L, n, HEAD_SIZE)).astype(dtype) for n in (HEADS, 1, 1))
-    q, lengths = mx.contiguous(q[:, part]), np.full(B, L)
+    q = mx.contiguous(q[:, part])
     mx.eval(q, k, v)
     for block in (*(n for n in BLOCKS if n < q.shape[1]), L):
         seen = spans(lengths, L, radius, part, block)
@@ -80,7 +80,10 @@ class Row:
 def measure(L: int, radius: int | None, dtype: mx.Dtype, rounds: int) -> Row:
     """All ways in turns, on as many texts of `L` tokens as a batch holds."""
     B = max(1, runtime.batch_tokens() // L)
-    found = dict(ways(B, L, radius, dtype))
+    texts, part = runtime.parts(B, L)[0]
+    lengths = np.full(texts.stop, L)
+    chosen = spans(lengths, L, radius, part)[0].queries.stop
+    found = dict(ways(lengths, L, radius, part, dtype))
     results = [np.array(way().astype(mx.float32)) for way in found.values()]
     samples: dict[str, list[float]] = {name: [] for name in found}
     for _ in range(rounds):
@@ -89,7 +92,7 @@ def measure(L: int, radius: int | None, dtype: mx.Dtype, rounds: int) -> Row:
             mx.eval(way())
             samples[name].append(time.perf_counter() - start)
     apart = max(float(np.abs(result - results[0]).max()) for result in results)
-    return Row(B, L, radius, runtime.query_block(B, L, radius), samples, apart)
+    return Row(B, L, radius, chosen, samples, apart)
 
 
 def show(rows: Sequence[Row], dtype: str) -> str:

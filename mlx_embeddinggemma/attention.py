@@ -48,7 +48,8 @@ def spans(
         part: the positions whose queries these are; a span's queries count from its start.
         block: queries of a span; by default what is best on this machine.
     """
-    step = block or runtime.query_block(len(lengths), L, radius)
+    keys = L if radius is None else min(L, 2 * radius)
+    step = block or runtime.query_block(len(lengths), part.stop - part.start, keys)
     result = []
     for start in range(part.start, part.stop, step):
         stop = min(start + step, part.stop)
@@ -94,11 +95,11 @@ def attend(
     scale *= 1 if runtime.on_gpu() else log2(e)
     q = q.reshape(B, L, K, H // K, d).transpose(0, 2, 1, 3, 4) * scale
     k, v = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
-    blocks = [
-        _attend(q[:, :, span.queries], k[..., span.keys], v[:, :, span.keys], span.mask, power)
-        for span in layer_spans
-    ]
-    out = blocks[0] if len(blocks) == 1 else mx.concatenate(blocks, axis=2)
+    blocks: list[mx.array] = []
+    for span in layer_spans:
+        queries = runtime.after(blocks[-1:], q[:, :, span.queries])
+        blocks.append(_attend(queries, k[..., span.keys], v[:, :, span.keys], span.mask, power))
+    out = mx.concatenate(blocks, axis=2)
     return out.transpose(0, 2, 1, 3, 4).reshape(B, L, H * d)
 
 

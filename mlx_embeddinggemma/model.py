@@ -45,14 +45,14 @@ class RMSNorm(nn.Module):
 Rope = tuple[mx.array, mx.array]
 
 
-def rope_table(part: slice, d: int, theta: float) -> Rope:
-    """Cosine of the angles at a part's positions, and sine for `rotate`, each (positions, 1, d).
+def rope_table(L: int, d: int, theta: float) -> Rope:
+    """Cosine of the angles at `L` positions, and sine for `rotate`, each (L, 1, d).
 
     Positions times frequencies in float32, as the reference multiplies them: at position 2,047 a
     frequency's last bit moves the angle by 1e-4.
     """
     frequencies = 1.0 / theta ** (np.arange(0, d, 2, dtype=np.float32) / np.float32(d))
-    positions = np.arange(part.start, part.stop, dtype=np.float32)[:, None, None]
+    positions = np.arange(L, dtype=np.float32)[:, None, None]
     angles = positions * frequencies.astype(np.float32)
     cos, sin = np.cos(angles), np.sin(angles)
     return mx.array(np.tile(cos, 2)), mx.array(np.concatenate([-sin, sin], axis=-1))
@@ -61,8 +61,9 @@ def rope_table(part: slice, d: int, theta: float) -> Rope:
 def rotate(x: mx.array, rope: Rope) -> mx.array:
     """Turns the pairs (x[i], x[i + d/2]) of (B, L, heads, d) by their position's angle."""
     cos, sin = rope
-    left, right = mx.split(x, 2, axis=-1)
-    return (x * cos + mx.concatenate([right, left], axis=-1) * sin).astype(x.dtype)
+    halves = mx.unflatten(x, -1, (2, -1))
+    swapped = halves[..., ::-1, :] * mx.unflatten(sin, -1, (2, -1))
+    return (x * cos + swapped.flatten(-2)).astype(x.dtype)
 
 
 class Attention(nn.Module):
@@ -119,27 +120,35 @@ class Layer(nn.Module):
         self.mlp = FeedForward(config)
         self.post_feedforward_layernorm = RMSNorm(D, eps)
 
-    def __call__(self, x: mx.array, ropes: Sequence[Rope], spans: Sequence[Sequence[Span]]) -> mx.array:
-        """(B, L, D) to (B, L, D), part by part of the L positions; parts meet in keys and values.
+    def __call__(
+        self,
+        xs: Sequence[mx.array],
+        ropes: Sequence[Rope],
+        spans: Sequence[Sequence[Span]],
+        same_texts: bool,
+    ) -> list[mx.array]:
+        """Each part's (B, L, D) to the same.
 
         Args:
-            x: what the layer below left.
+            xs: what the layer below left of each part.
             ropes: each part's angles.
             spans: who sees whom in each part.
+            same_texts: whether the parts are positions of the same texts, and see each other.
         """
 
         def project(x: mx.array, rope: Rope) -> tuple[mx.array, mx.array, mx.array]:
             return self.self_attn.project(self.input_layernorm(x), rope)
 
-        def finish(x: mx.array, q: mx.array, seen: Sequence[Span]) -> mx.array:
+        def finish(
+            x: mx.array, q: mx.array, k: mx.array, v: mx.array, seen: Sequence[Span]
+        ) -> mx.array:
             x = x + self.post_attention_layernorm(self.self_attn(q, k, v, seen))
             return x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
 
-        ends = np.cumsum([len(cos) for cos, _ in ropes])
-        xs = list(mx.split(x, ends[:-1].tolist(), axis=1))
         qs, ks, vs = map(list, zip(*runtime.each(project, xs, ropes), strict=True))
-        k, v = mx.concatenate(ks, axis=1), mx.concatenate(vs, axis=1)
-        return mx.concatenate(runtime.each(finish, xs, qs, spans), axis=1)
+        if same_texts:
+            ks, vs = ([mx.concatenate(parts, axis=1)] * len(xs) for parts in (ks, vs))
+        return runtime.each(finish, xs, qs, ks, vs, spans)
 
 
 class Model(nn.Module):
@@ -179,17 +188,19 @@ class Model(nn.Module):
         B, L = ids.shape
         parts = runtime.parts(B, L)
         radius = {"sliding_attention": config.window_radius, "full_attention": None}
+        same_texts = parts[0].texts == parts[-1].texts
         seen = {
-            kind: [spans(lengths, L, radius[kind], part) for part in parts]
+            kind: [spans(lengths[p.texts], L, radius[kind], p.positions) for p in parts]
             for kind in set(config.layer_types)
         }
-        ropes = {
-            kind: [rope_table(part, config.head_dim, theta) for part in parts]
-            for kind, theta in config.rope_theta.items()
-        }
+        ropes = {}
+        for kind, theta in config.rope_theta.items():
+            cos, sin = rope_table(L, config.head_dim, theta)
+            ropes[kind] = [(cos[p.positions], sin[p.positions]) for p in parts]
+        xs = [x[part] for part in parts]
         for layer, kind in zip(self.layers, config.layer_types, strict=True):
-            x = layer(x, ropes[kind], seen[kind])
-        return self.norm(x)
+            xs = layer(xs, ropes[kind], seen[kind], same_texts)
+        return mx.concatenate(runtime.each(self.norm, xs), axis=1 if same_texts else 0)
 
     def pool(self, x: mx.array, lengths: mx.array) -> mx.array:
         """Mean over the real tokens, dense layers, unit length: (B, L, D) to (B, size)."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from itertools import pairwise
 from math import ceil
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -18,8 +18,16 @@ from mlx_embeddinggemma import blas
 # several threads, which read each weight once. And tokens whose activations fit a core's cache.
 FEWEST, MOST = 128, 512
 SCORES = 2**17  # of one head that attention computes at a time
+MANY = 16  # texts a core, of which one more or less is no matter
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # glibc's malloc.h
+
+
+class Part(NamedTuple):
+    """What a core computes of a batch."""
+
+    texts: slice
+    positions: slice
 
 
 def on_gpu() -> bool:
@@ -76,17 +84,24 @@ def batch_tokens() -> int:
     return 16_384 if on_gpu() else MOST * cores()
 
 
-def parts(B: int, L: int) -> list[slice]:
-    """The parts of `L` positions that `each` gets, of a batch of `B` texts.
+def parts(B: int, L: int) -> list[Part]:
+    """The parts of a batch of `B` texts of `L` positions that `each` gets.
 
-    On the CPU MLX runs all but the matrix products of a stream in one thread: each core takes a part
-    of every text, and products keep to one thread, which is set here.
+    On the CPU MLX runs all but the matrix products of a stream in one thread: each core takes some of
+    the texts, or, where they cannot be shared out evenly, some positions of every text; and products
+    keep to one thread, which is set here.
     """
     n = 1 if on_gpu() else max(1, min(cores(), L, B * L // FEWEST))
     blas.set_threads(1 if n > 1 else cores())
     if n > 1:
         n = min(L, n * ceil(B * L / (n * MOST)))
-    return [slice(start, stop) for start, stop in pairwise(L * i // n for i in range(n + 1))]
+    if B % n == 0 or B // n >= MANY:
+        return [Part(texts, slice(0, L)) for texts in _cut(B, n)]
+    return [Part(slice(0, B), positions) for positions in _cut(L, n)]
+
+
+def _cut(length: int, n: int) -> list[slice]:
+    return [slice(start, stop) for start, stop in pairwise(length * i // n for i in range(n + 1))]
 
 
 def each(function: Callable[..., Any], *parts: Sequence[Any]) -> list[Any]:
@@ -101,27 +116,36 @@ def each(function: Callable[..., Any], *parts: Sequence[Any]) -> list[Any]:
     return results
 
 
+def after(done: Sequence[mx.array], x: mx.array) -> mx.array:
+    """`x`, for what shall not begin before `done` is there (on the CPU).
+
+    Pieces of one core's work that wait for each other make a narrow graph. In a wide one, of more than
+    20 operations that could be next, MLX no longer takes the cores in turns, and one waits.
+    """
+    return mx.depends([x], list(done))[0] if done and not on_gpu() else x
+
+
 @cache
 def _other_streams() -> list[mx.ThreadLocalStream]:
     """For every core but the first; each Python thread finds its own streams behind them."""
     return [mx.new_thread_local_stream(mx.cpu) for _ in range(cores() - 1)]
 
 
-def query_block(texts: int, length: int, radius: int | None) -> int:
-    """Queries of each text that attention takes at a time, in a batch of `length` tokens a text.
+def query_block(texts: int, queries: int, keys: int) -> int:
+    """Queries of each text that attention takes at a time.
 
     Small blocks compute fewer scores in vain at the window's edges and keep them in a core's cache;
     large ones are fewer operations to start (bench/NOTES.md).
 
     Args:
-        texts: of the batch.
-        length: padded.
-        radius: a sliding layer's reach; None for a full layer.
+        texts: of a part.
+        queries: of each text in that part.
+        keys: that a query sees, about.
     """
     if on_gpu():
-        return length if length <= 512 else 256
-    keys = length if radius is None else min(length, 2 * radius)
-    return max(64, SCORES // (texts * keys) // 16 * 16)
+        return queries if queries <= 512 else 256
+    blocks = max(1, round(texts * queries * keys / SCORES))
+    return max(64, ceil(queries / blocks))
 
 
 def run_batches(

@@ -85,12 +85,18 @@ class TrainedLinear(Linear):
 class CheckpointedLayer(Layer):
     """A layer that keeps its input only and computes the rest again for the gradient."""
 
-    def __call__(self, x: mx.array, ropes: Sequence[Rope], spans: Sequence[Sequence[Span]]) -> mx.array:
-        def run(parameters: Any, x: mx.array) -> mx.array:
+    def __call__(
+        self,
+        xs: Sequence[mx.array],
+        ropes: Sequence[Rope],
+        spans: Sequence[Sequence[Span]],
+        same_texts: bool,
+    ) -> list[mx.array]:
+        def run(parameters: Any, xs: Sequence[mx.array]) -> list[mx.array]:
             self.update(parameters)
-            return Layer.__call__(self, x, ropes, spans)
+            return Layer.__call__(self, xs, ropes, spans, same_texts)
 
-        result: mx.array = mx.checkpoint(run)(self.trainable_parameters(), x)
+        result: list[mx.array] = mx.checkpoint(run)(self.trainable_parameters(), xs)
         return result
 
 
