@@ -5,7 +5,7 @@
 The ways: blocks of so many queries, each beside just the keys it can see, "chosen" those that
 `runtime.query_block` chooses; `mx.fast.scaled_dot_product_attention` over the whole text, as MLX likes;
 and its fused kernel by force, where it has one for heads of 256. The shapes are EmbeddingGemma's, the
-values random, the batches full. On the CPU one core computes its part of the batch, as in the
+values random, the batches full. On the CPU one core computes its part of the queries, as in the
 network, where blocks cost more than they do alone (bench/NOTES.md): the choice leans to fewer.
 """
 
@@ -80,8 +80,7 @@ class Row:
 def measure(L: int, radius: int | None, dtype: mx.Dtype, rounds: int) -> Row:
     """All ways in turns, on as many texts of `L` tokens as a batch holds."""
     B = max(1, runtime.batch_tokens() // L)
-    texts, part = runtime.parts(B, L)[0]
-    lengths = np.full(texts.stop, L)
+    lengths, part = np.full(B, L), runtime.parts(B, L)[0]
     chosen = spans(lengths, L, radius, part)[0].queries.stop
     found = dict(ways(lengths, L, radius, part, dtype))
     results = [np.array(way().astype(mx.float32)) for way in found.values()]

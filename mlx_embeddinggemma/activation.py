@@ -4,7 +4,7 @@ gelu(x) = 0.5 x (1 + tanh(u)) with u = sqrt(2 / pi) (x + 0.044715 x^3), which is
 """
 
 from functools import partial
-from math import e, log2, pi, sqrt
+from math import ceil, e, log2, pi, sqrt
 
 import mlx.core as mx
 
@@ -23,7 +23,7 @@ def geglu(gate: mx.array, up: mx.array) -> mx.array:
     if runtime.on_gpu():
         return _fused(gate, up)
     B, L, _ = gate.shape
-    n = max(1, min(L, B * L // ROWS))
+    n = min(L, ceil(B * L / ROWS))
     ends = [L * i // n for i in range(1, n)]
     pieces: list[mx.array] = []
     for g, u in zip(mx.split(gate, ends, axis=1), mx.split(up, ends, axis=1), strict=True):

@@ -121,34 +121,26 @@ class Layer(nn.Module):
         self.post_feedforward_layernorm = RMSNorm(D, eps)
 
     def __call__(
-        self,
-        xs: Sequence[mx.array],
-        ropes: Sequence[Rope],
-        spans: Sequence[Sequence[Span]],
-        same_texts: bool,
+        self, xs: Sequence[mx.array], ropes: Sequence[Rope], spans: Sequence[Sequence[Span]]
     ) -> list[mx.array]:
-        """Each part's (B, L, D) to the same.
+        """(B, positions, D) to the same, part by part of the L positions; they meet in keys and values.
 
         Args:
             xs: what the layer below left of each part.
             ropes: each part's angles.
             spans: who sees whom in each part.
-            same_texts: whether the parts are positions of the same texts, and see each other.
         """
 
         def project(x: mx.array, rope: Rope) -> tuple[mx.array, mx.array, mx.array]:
             return self.self_attn.project(self.input_layernorm(x), rope)
 
-        def finish(
-            x: mx.array, q: mx.array, k: mx.array, v: mx.array, seen: Sequence[Span]
-        ) -> mx.array:
+        def finish(x: mx.array, q: mx.array, seen: Sequence[Span]) -> mx.array:
             x = x + self.post_attention_layernorm(self.self_attn(q, k, v, seen))
             return x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
 
         qs, ks, vs = map(list, zip(*runtime.each(project, xs, ropes), strict=True))
-        if same_texts:
-            ks, vs = ([mx.concatenate(parts, axis=1)] * len(xs) for parts in (ks, vs))
-        return runtime.each(finish, xs, qs, ks, vs, spans)
+        k, v = mx.concatenate(ks, axis=1), mx.concatenate(vs, axis=1)
+        return runtime.each(finish, xs, qs, spans)
 
 
 class Model(nn.Module):
@@ -188,19 +180,18 @@ class Model(nn.Module):
         B, L = ids.shape
         parts = runtime.parts(B, L)
         radius = {"sliding_attention": config.window_radius, "full_attention": None}
-        same_texts = parts[0].texts == parts[-1].texts
         seen = {
-            kind: [spans(lengths[p.texts], L, radius[kind], p.positions) for p in parts]
+            kind: [spans(lengths, L, radius[kind], part) for part in parts]
             for kind in set(config.layer_types)
         }
         ropes = {}
         for kind, theta in config.rope_theta.items():
             cos, sin = rope_table(L, config.head_dim, theta)
-            ropes[kind] = [(cos[p.positions], sin[p.positions]) for p in parts]
-        xs = [x[part] for part in parts]
+            ropes[kind] = [(cos[part], sin[part]) for part in parts]
+        xs = [x[:, part] for part in parts]
         for layer, kind in zip(self.layers, config.layer_types, strict=True):
-            xs = layer(xs, ropes[kind], seen[kind], same_texts)
-        return mx.concatenate(runtime.each(self.norm, xs), axis=1 if same_texts else 0)
+            xs = layer(xs, ropes[kind], seen[kind])
+        return mx.concatenate(runtime.each(self.norm, xs), axis=1)
 
     def pool(self, x: mx.array, lengths: mx.array) -> mx.array:
         """Mean over the real tokens, dense layers, unit length: (B, L, D) to (B, size)."""

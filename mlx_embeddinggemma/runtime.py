@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from itertools import pairwise
 from math import ceil
-from typing import Any, NamedTuple
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -17,17 +17,9 @@ from mlx_embeddinggemma import blas
 # Tokens of a batch that are worth a CPU core of their own: fewer are faster through products of
 # several threads, which read each weight once. And tokens whose activations fit a core's cache.
 FEWEST, MOST = 128, 512
-SCORES = 2**17  # of one head that attention computes at a time
-MANY = 16  # texts a core, of which one more or less is no matter
+SCORES = 2**16  # of one head that attention computes at a time
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # glibc's malloc.h
-
-
-class Part(NamedTuple):
-    """What a core computes of a batch."""
-
-    texts: slice
-    positions: slice
 
 
 def on_gpu() -> bool:
@@ -84,24 +76,17 @@ def batch_tokens() -> int:
     return 16_384 if on_gpu() else MOST * cores()
 
 
-def parts(B: int, L: int) -> list[Part]:
-    """The parts of a batch of `B` texts of `L` positions that `each` gets.
+def parts(B: int, L: int) -> list[slice]:
+    """The parts of `L` positions that `each` gets, of a batch of `B` texts.
 
-    On the CPU MLX runs all but the matrix products of a stream in one thread: each core takes some of
-    the texts, or, where they cannot be shared out evenly, some positions of every text; and products
-    keep to one thread, which is set here.
+    On the CPU MLX runs all but the matrix products of a stream in one thread: each core takes a part
+    of every text, and products keep to one thread, which is set here.
     """
     n = 1 if on_gpu() else max(1, min(cores(), L, B * L // FEWEST))
     blas.set_threads(1 if n > 1 else cores())
     if n > 1:
         n = min(L, n * ceil(B * L / (n * MOST)))
-    if B % n == 0 or B // n >= MANY:
-        return [Part(texts, slice(0, L)) for texts in _cut(B, n)]
-    return [Part(slice(0, B), positions) for positions in _cut(L, n)]
-
-
-def _cut(length: int, n: int) -> list[slice]:
-    return [slice(start, stop) for start, stop in pairwise(length * i // n for i in range(n + 1))]
+    return [slice(start, stop) for start, stop in pairwise(L * i // n for i in range(n + 1))]
 
 
 def each(function: Callable[..., Any], *parts: Sequence[Any]) -> list[Any]:
@@ -138,8 +123,8 @@ def query_block(texts: int, queries: int, keys: int) -> int:
     large ones are fewer operations to start (bench/NOTES.md).
 
     Args:
-        texts: of a part.
-        queries: of each text in that part.
+        texts: of the batch.
+        queries: of each text in a part.
         keys: that a query sees, about.
     """
     if on_gpu():

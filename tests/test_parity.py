@@ -144,15 +144,14 @@ def test_every_layer_equals_transformers_on_real_statistics(machine, full_real):
         trace = reference.trace(theirs, ids)
         lengths = np.array([length])
         radius = {"sliding_attention": config.window_radius, "full_attention": None}
-        positions = [part.positions for part in runtime.parts(1, length)]
+        parts = runtime.parts(1, length)
         for i, kind in enumerate(config.layer_types):
             cos, sin = model.rope_table(length, config.head_dim, config.rope_theta[kind])
             out = mx.concatenate(
                 network.layers[i](
-                    [mx.array(trace.entered[i])[:, p] for p in positions],
-                    [(cos[p], sin[p]) for p in positions],
-                    [attention.spans(lengths, length, radius[kind], p) for p in positions],
-                    same_texts=True,
+                    [mx.array(trace.entered[i])[:, p] for p in parts],
+                    [(cos[p], sin[p]) for p in parts],
+                    [attention.spans(lengths, length, radius[kind], p) for p in parts],
                 ),
                 axis=1,
             )

@@ -86,15 +86,11 @@ class CheckpointedLayer(Layer):
     """A layer that keeps its input only and computes the rest again for the gradient."""
 
     def __call__(
-        self,
-        xs: Sequence[mx.array],
-        ropes: Sequence[Rope],
-        spans: Sequence[Sequence[Span]],
-        same_texts: bool,
+        self, xs: Sequence[mx.array], ropes: Sequence[Rope], spans: Sequence[Sequence[Span]]
     ) -> list[mx.array]:
         def run(parameters: Any, xs: Sequence[mx.array]) -> list[mx.array]:
             self.update(parameters)
-            return Layer.__call__(self, xs, ropes, spans, same_texts)
+            return Layer.__call__(self, xs, ropes, spans)
 
         result: list[mx.array] = mx.checkpoint(run)(self.trainable_parameters(), xs)
         return result
