@@ -5,7 +5,7 @@ the fast one. A layer's weights are expanded once for all parts of a batch, by a
 are gone when the layer is done.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import copy
 from typing import Any
 
@@ -33,7 +33,7 @@ class Expanded:
         order = sorted(weights, key=lambda path: -linears[path].weight.size)
         self._weights = {path: weights[path] for path in order[:2] + order[:1:-1]}
 
-    def __call__(self, x: mx.array | Sequence[mx.array], *inputs: Any) -> Any:
+    def __call__(self, x: mx.array, *inputs: Any) -> Any:
         module = _copied(self._module)
         linears = dict(module.named_modules())
         # A product's second thread would wait, spinning, where another core expands.

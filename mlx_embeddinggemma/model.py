@@ -45,14 +45,14 @@ class RMSNorm(nn.Module):
 Rope = tuple[mx.array, mx.array]
 
 
-def rope_table(L: int, d: int, theta: float) -> Rope:
-    """Cosine of the angles at `L` positions, and sine for `rotate`, each (L, 1, d).
+def rope_table(part: slice, d: int, theta: float) -> Rope:
+    """Cosine of the angles at a part's positions, and sine for `rotate`, each (positions, 1, d).
 
     Positions times frequencies in float32, as the reference multiplies them: at position 2,047 a
     frequency's last bit moves the angle by 1e-4.
     """
     frequencies = 1.0 / theta ** (np.arange(0, d, 2, dtype=np.float32) / np.float32(d))
-    positions = np.arange(L, dtype=np.float32)[:, None, None]
+    positions = np.arange(part.start, part.stop, dtype=np.float32)[:, None, None]
     angles = positions * frequencies.astype(np.float32)
     cos, sin = np.cos(angles), np.sin(angles)
     return mx.array(np.tile(cos, 2)), mx.array(np.concatenate([-sin, sin], axis=-1))
@@ -61,8 +61,8 @@ def rope_table(L: int, d: int, theta: float) -> Rope:
 def rotate(x: mx.array, rope: Rope) -> mx.array:
     """Turns the pairs (x[i], x[i + d/2]) of (B, L, heads, d) by their position's angle."""
     cos, sin = rope
-    halves = mx.unflatten(x, -1, (2, -1))
-    swapped = halves[..., ::-1, :] * mx.unflatten(sin, -1, (2, -1))
+    # The halves swapped through a view: nothing is copied.
+    swapped = mx.unflatten(x, -1, (2, -1))[..., ::-1, :] * mx.unflatten(sin, -1, (2, -1))
     return (x * cos + swapped.flatten(-2)).astype(x.dtype)
 
 
@@ -120,13 +120,11 @@ class Layer(nn.Module):
         self.mlp = FeedForward(config)
         self.post_feedforward_layernorm = RMSNorm(D, eps)
 
-    def __call__(
-        self, xs: Sequence[mx.array], ropes: Sequence[Rope], spans: Sequence[Sequence[Span]]
-    ) -> list[mx.array]:
-        """(B, positions, D) to the same, part by part of the L positions; they meet in keys and values.
+    def __call__(self, x: mx.array, ropes: Sequence[Rope], spans: Sequence[Sequence[Span]]) -> mx.array:
+        """(B, L, D) to (B, L, D), part by part of the L positions; parts meet in keys and values.
 
         Args:
-            xs: what the layer below left of each part.
+            x: what the layer below left.
             ropes: each part's angles.
             spans: who sees whom in each part.
         """
@@ -138,9 +136,11 @@ class Layer(nn.Module):
             x = x + self.post_attention_layernorm(self.self_attn(q, k, v, seen))
             return x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
 
+        ends = np.cumsum([len(cos) for cos, _ in ropes])
+        xs = list(mx.split(x, ends[:-1].tolist(), axis=1))
         qs, ks, vs = map(list, zip(*runtime.each(project, xs, ropes), strict=True))
         k, v = mx.concatenate(ks, axis=1), mx.concatenate(vs, axis=1)
-        return runtime.each(finish, xs, qs, spans)
+        return mx.concatenate(runtime.each(finish, xs, qs, spans), axis=1)
 
 
 class Model(nn.Module):
@@ -184,14 +184,13 @@ class Model(nn.Module):
             kind: [spans(lengths, L, radius[kind], part) for part in parts]
             for kind in set(config.layer_types)
         }
-        ropes = {}
-        for kind, theta in config.rope_theta.items():
-            cos, sin = rope_table(L, config.head_dim, theta)
-            ropes[kind] = [(cos[part], sin[part]) for part in parts]
-        xs = [x[:, part] for part in parts]
+        ropes = {
+            kind: [rope_table(part, config.head_dim, theta) for part in parts]
+            for kind, theta in config.rope_theta.items()
+        }
         for layer, kind in zip(self.layers, config.layer_types, strict=True):
-            xs = layer(xs, ropes[kind], seen[kind])
-        return mx.concatenate(runtime.each(self.norm, xs), axis=1)
+            x = layer(x, ropes[kind], seen[kind])
+        return self.norm(x)
 
     def pool(self, x: mx.array, lengths: mx.array) -> mx.array:
         """Mean over the real tokens, dense layers, unit length: (B, L, D) to (B, size)."""

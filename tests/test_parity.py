@@ -146,14 +146,10 @@ def test_every_layer_equals_transformers_on_real_statistics(machine, full_real):
         radius = {"sliding_attention": config.window_radius, "full_attention": None}
         parts = runtime.parts(1, length)
         for i, kind in enumerate(config.layer_types):
-            cos, sin = model.rope_table(length, config.head_dim, config.rope_theta[kind])
-            out = mx.concatenate(
-                network.layers[i](
-                    [mx.array(trace.entered[i])[:, p] for p in parts],
-                    [(cos[p], sin[p]) for p in parts],
-                    [attention.spans(lengths, length, radius[kind], p) for p in parts],
-                ),
-                axis=1,
+            out = network.layers[i](
+                mx.array(trace.entered[i]),
+                [model.rope_table(p, config.head_dim, config.rope_theta[kind]) for p in parts],
+                [attention.spans(lengths, length, radius[kind], p) for p in parts],
             )
             error = np.linalg.norm(np.array(out) - trace.left[i]) / np.linalg.norm(trace.left[i])
             assert error <= LAYER, f"layer {i} at {length} tokens: relative error {error:.1e}"

@@ -85,14 +85,12 @@ class TrainedLinear(Linear):
 class CheckpointedLayer(Layer):
     """A layer that keeps its input only and computes the rest again for the gradient."""
 
-    def __call__(
-        self, xs: Sequence[mx.array], ropes: Sequence[Rope], spans: Sequence[Sequence[Span]]
-    ) -> list[mx.array]:
-        def run(parameters: Any, xs: Sequence[mx.array]) -> list[mx.array]:
+    def __call__(self, x: mx.array, ropes: Sequence[Rope], spans: Sequence[Sequence[Span]]) -> mx.array:
+        def run(parameters: Any, x: mx.array) -> mx.array:
             self.update(parameters)
-            return Layer.__call__(self, xs, ropes, spans)
+            return Layer.__call__(self, x, ropes, spans)
 
-        result: list[mx.array] = mx.checkpoint(run)(self.trainable_parameters(), xs)
+        result: mx.array = mx.checkpoint(run)(self.trainable_parameters(), x)
         return result
 
 
