@@ -18,3 +18,13 @@ def test_float32_is_float32_on_a_gpu_unless_the_user_says_otherwise(monkeypatch,
     assert os.environ["MLX_ENABLE_TF32"] == (chosen or "0")
     monkeypatch.undo()
     runtime.prepare()  # the limits of this machine again
+
+
+@pytest.mark.parametrize("texts", [1, 2, 5])
+@pytest.mark.parametrize("queries", [200, 251, 400, 1024])
+def test_attention_on_the_cpu_goes_in_like_blocks_of_few_scores(texts, queries):
+    block = runtime.query_block(texts, queries, keys=512)
+    last = queries % block or block
+    assert block == 64 or (
+        texts * block * 512 <= 1.5 * runtime.SCORES + texts * 512 and 2 * last >= block
+    )
