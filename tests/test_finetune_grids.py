@@ -66,5 +66,5 @@ def test_rows_that_do_not_divide_into_groups_stay_floats_as_in_the_converter():
 
 
 def test_an_unknown_grid_is_refused():
-    with pytest.raises(EmbeddingGemmaError, match="expected quantize 4bit, .* got 'int3'"):
+    with pytest.raises(EmbeddingGemmaError, match="expected quantize fp32, 4bit, .* got 'int3'"):
         grid_of("int3", "dense.0", 64)

@@ -336,9 +336,9 @@ def test_several_recipes_take_turns(small, pairs, tmp_path, monkeypatch):
         return entry
 
     monkeypatch.setattr(trainer.Run, "_step", step)
-    settings = SETTINGS | {"steps": 6, "quantize": "4bit,q4_0", "train_table": True}
-    finetune(small, pairs, tmp_path / "out", **settings, quantize_after=1 / 3)
-    assert steps == [set(), set(), {"affine"}, {"q4_0"}, {"affine"}, {"q4_0"}]
+    settings = SETTINGS | {"steps": 6, "quantize": "fp32,4bit,q4_0", "train_table": True}
+    finetune(small, pairs, tmp_path / "out", **settings, quantize_after=1 / 6)
+    assert steps == [set(), {"affine"}, {"q4_0"}, set(), {"affine"}, {"q4_0"}]
 
 
 def test_texts_alone_teach_the_rounded_network_its_own_float_vectors(small, tmp_path):
@@ -357,14 +357,15 @@ def test_texts_alone_teach_the_rounded_network_its_own_float_vectors(small, tmp_
         drop[name] = 1 - (vectors(tmp_path / name) * vectors(small)).sum(axis=1).mean()
     assert 0 < drop["taught"] < 0.5 * drop["plain"]
     assert report.log[-1]["eval_loss"] < 0.5 * report.log[0]["eval_loss"]
-    with pytest.raises(EmbeddingGemmaError, match="expected --quantize with rows of texts alone"):
-        finetune(small, path, tmp_path / "floats")
+    for quantize in (None, "fp32"):
+        with pytest.raises(EmbeddingGemmaError, match="expected --quantize with rows of texts alone"):
+            finetune(small, path, tmp_path / "floats", quantize=quantize)
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--quantize", "4bit,3bit"], "expected quantize 4bit, 8bit, mixed, q4_0, q8_0, or several"),
+        (["--quantize", "4bit,3bit"], "expected quantize fp32, 4bit, 8bit, mixed, q4_0, q8_0, or"),
         (["--loss", "cosent"], "expected loss multiple_negatives_ranking for pairs rows, got 'cosent'"),
         (["--batch-size", "1"], "expected batch_size over 1, got 1"),
         (["--resume"], "no run to resume"),

@@ -3,7 +3,7 @@
 The forward pass sees rounded weights, the gradient passes straight through to the floats beneath
 (arXiv 1308.3432); in ggml's grids the weight that sets its block's scale learns along the scale too
 (as in arXiv 1902.08153). The grids are the converter's, bit for bit: MLX's own in bfloat16 for "4bit",
-"8bit" and "mixed", ggml's for "q4_0" and "q8_0" (arithmetic in `convert/formats.py`).
+"8bit" and "mixed", ggml's for "q4_0" and "q8_0" (arithmetic in `convert/formats.py`); "fp32" has none.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from mlx_embeddinggemma.errors import EmbeddingGemmaError
 
 Grid = Callable[[mx.array], mx.array]
 BLOCK = 32  # weights that share a scale in ggml's formats
-RECIPES = ("4bit", "8bit", "mixed", "q4_0", "q8_0")
+RECIPES = ("fp32", "4bit", "8bit", "mixed", "q4_0", "q8_0")
 
 
 def affine(weight: mx.array, bits: int) -> mx.array:
@@ -69,6 +69,8 @@ def grid_of(recipe: str, path: str, inputs: int) -> Grid | None:
     """
     if recipe not in RECIPES:
         raise EmbeddingGemmaError(f"expected quantize {', '.join(RECIPES)}, got {recipe!r}")
+    if recipe == "fp32":
+        return None
     if recipe in ("q4_0", "q8_0"):
         return None if inputs % BLOCK else through_scale({"q4_0": q4_0, "q8_0": q8_0}[recipe])
     bits = 8 if recipe == "8bit" or (recipe == "mixed" and ".self_attn." in path) else 4

@@ -67,7 +67,7 @@ class Settings:
         lora_rank: train corrections of this rank instead of the weights; 0 trains the weights.
         train_table: train the vocabulary table too, two thirds of the parameters.
         quantize: train for the rounding of a recipe: 4bit, 8bit, mixed, q4_0 or q8_0; or of several,
-            separated by commas, a step for each in turn.
+            separated by commas, a step for each in turn; fp32 is a step without rounding.
         quantize_after: share of the steps that learn in floats first.
         checkpoint_layers: less memory, a third more time.
         max_length: longer texts are cut to this many tokens.
@@ -334,7 +334,7 @@ class Run:
             raise EmbeddingGemmaError(
                 f"expected loss {' or '.join(kinds)} for {self.data.kind} rows, got {name!r}"
             )
-        if self.data.kind == "texts" and not self.settings.quantize:
+        if self.data.kind == "texts" and not {*self.settings.recipes} - {"fp32"}:
             raise EmbeddingGemmaError(
                 "expected --quantize with rows of texts alone: the model is its own teacher, and has "
                 "nothing to learn but living with rounded weights"
