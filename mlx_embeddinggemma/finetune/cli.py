@@ -20,7 +20,8 @@ SETTINGS = (  # the fields of `Settings` that are flags of their own name, but f
         "quantize",
         str,
         "RECIPE",
-        "train for the rounding of 4bit, 8bit, mixed, q4_0 or q8_0, or several in turn: fp32,4bit,q4_0",
+        "train for the rounding of 4bit, 8bit, mixed, q4_0 or q8_0, or several in turn, fp32 (no "
+        "rounding) among them: fp32,4bit",
     ),
     ("quantize_after", float, "X", "share of the steps that learn in floats first (default: 0)"),
     ("max_length", int, "N", "tokens of a text (default: 256)"),

@@ -336,8 +336,8 @@ class Run:
             )
         if self.data.kind == "texts" and not {*self.settings.recipes} - {"fp32"}:
             raise EmbeddingGemmaError(
-                "expected --quantize with rows of texts alone: the model is its own teacher, and has "
-                "nothing to learn but living with rounded weights"
+                "expected --quantize 4bit, or another recipe that rounds, with rows of texts alone: "
+                "the model is its own teacher, and has nothing to learn but living with rounded weights"
             )
         size = self.encoder.dimensions[0]
         vector = self.data.rows[0].vector
