@@ -36,12 +36,12 @@ def ours(model: str) -> Encode:
 
 
 def sentence_transformers(model: str) -> Encode:
-    """sentence-transformers on PyTorch, float32, its defaults."""
+    """sentence-transformers on PyTorch, its defaults: a GPU where there is one, the weights' dtype."""
     import torch
     from sentence_transformers import SentenceTransformer
 
     torch.set_num_threads(THREADS)
-    encoder = SentenceTransformer(model, device="cpu", model_kwargs={"dtype": torch.float32})
+    encoder = SentenceTransformer(model, model_kwargs={"dtype": "auto"})
     return lambda texts: np.asarray(encoder.encode(texts))
 
 

@@ -5,21 +5,23 @@ from itertools import pairwise
 
 import numpy as np
 
-# What a batch costs beside its tokens, in tokens: 50 of a full-size model on 2 CPU cores, 60 of the
-# demo checkpoint. Weights are read, and operations started, once a batch.
-START = 64
+from mlx_embeddinggemma import runtime
 
 
 def batches(
-    lengths: Sequence[int], batch_tokens: int, batch_size: int | None = None, start_cost: int = START
+    lengths: Sequence[int],
+    batch_tokens: int,
+    batch_size: int | None = None,
+    start_cost: int | None = None,
 ) -> Iterator[np.ndarray]:
     """Indices of texts that go through the network together, longest texts first.
 
     A batch holds at most `batch_tokens` tokens, padding included (a longer text goes alone), and at
     most `batch_size` texts. Of all ways to cut the sorted texts it is the one with the fewest tokens,
-    `start_cost` of them for every batch.
+    `start_cost` of them for every batch (by default `runtime.start_cost`).
     Longest first: memory peaks at the start, where running out of it costs least.
     """
+    start_cost = runtime.start_cost() if start_cost is None else start_cost
     order = np.argsort(-np.asarray(lengths), kind="stable")
     n = len(order)
     cost = np.full(n + 1, np.inf)  # of the first texts, and where their last batch begins

@@ -24,7 +24,7 @@ from mlx_embeddinggemma.linear import Linear
 
 
 class RMSNorm(nn.Module):
-    """`x / rms(x) * (1 + w)`. The checkpoint stores w; `weight` here is the whole factor."""
+    """`x / rms(x) * (1 + w)`, of w's dtype. The checkpoint stores w; `weight` is the whole factor."""
 
     def __init__(self, size: int, eps: float):
         super().__init__()
@@ -35,11 +35,11 @@ class RMSNorm(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         if runtime.on_gpu():
-            return mx.fast.rms_norm(x, self.weight, self._eps)
+            return mx.fast.rms_norm(x, self.weight, self._eps).astype(self.weight.dtype)
         # MLX's CPU sums take 0.8 ns an element, as long as all else here; the BLAS's take 0.1.
         y = x.astype(mx.float32)
         y = y * mx.rsqrt((y * y) @ self._mean + self._eps) * self.weight
-        return y.astype(x.dtype)
+        return y.astype(self.weight.dtype)
 
 
 Rope = tuple[mx.array, mx.array]
@@ -177,6 +177,8 @@ class Model(nn.Module):
         config = self._config
         x = self._embed_tokens(ids)
         x = x * mx.array(config.hidden_size**0.5).astype(x.dtype)
+        # What 48 branches add to is never rounded to bfloat16: that would be half of its error.
+        x = x.astype(mx.float32)
         B, L = ids.shape
         parts = runtime.parts(B, L)
         radius = {"sliding_attention": config.window_radius, "full_attention": None}

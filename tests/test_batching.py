@@ -5,11 +5,12 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from mlx_embeddinggemma.batching import START, batches
+from mlx_embeddinggemma import runtime
+from mlx_embeddinggemma.batching import batches
 
 
 def cost(lengths, cut):
-    return sum(START + len(batch) * max(lengths[i] for i in batch) for batch in cut)
+    return sum(runtime.start_cost() + len(batch) * max(lengths[i] for i in batch) for batch in cut)
 
 
 @pytest.mark.parametrize("batch_size", [None, 1, 3])
@@ -44,3 +45,9 @@ def test_short_texts_do_not_wait_for_a_long_one():
 
 def test_no_texts_no_batches():
     assert list(batches([], 64)) == []
+
+
+def test_where_a_start_costs_much_texts_of_unlike_length_go_together():
+    lengths = [3, 90, 91, 120]
+    assert [len(batch) for batch in batches(lengths, 16_384, start_cost=0)] == [1, 1, 1, 1]
+    assert [len(batch) for batch in batches(lengths, 16_384, start_cost=2048)] == [4]

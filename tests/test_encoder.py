@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from mlx_embeddinggemma import EmbeddingGemma, EmbeddingGemmaError, quantize_embeddings
+from mlx_embeddinggemma import EmbeddingGemma, EmbeddingGemmaError, quantize_embeddings, runtime
 from mlx_embeddinggemma.expansion import Expanded
 
 UNIT = 2e-6
@@ -47,6 +47,7 @@ def test_a_texts_vector_is_the_same_in_any_company(tiny, tmp_path, bits):
     assert np.abs(model.encode(texts, batch_size=2) - alone).max() <= UNIT
 
 
+@pytest.mark.skipif(runtime.on_gpu(), reason="a GPU holds packed weights as they are")
 @pytest.mark.parametrize("bits", [4, 8])
 def test_weights_dequantized_once_give_the_same_vectors(tiny, tmp_path, bits):
     folder = checkpoints.as_mlx_community(tiny, tmp_path / "m", bits=bits)
@@ -56,6 +57,7 @@ def test_weights_dequantized_once_give_the_same_vectors(tiny, tmp_path, bits):
     assert np.abs(packed.encode(TEXTS) - expanded.encode(TEXTS)).max() <= UNIT
 
 
+@pytest.mark.skipif(runtime.on_gpu(), reason="a GPU holds packed weights as they are")
 def test_packed_weights_stay_on_disk_and_are_expanded_a_layer_at_a_time(tiny, tmp_path):
     folder = checkpoints.as_mlx_community(tiny, tmp_path / "m", bits=4)
     expanded = EmbeddingGemma(folder, dequantize=True)
@@ -292,7 +294,7 @@ def test_bfloat16_activations_stay_close(tiny):
     cosine = (
         EmbeddingGemma(tiny, dtype="bfloat16").encode(TEXTS) * EmbeddingGemma(tiny).encode(TEXTS)
     ).sum(axis=1)
-    assert cosine.min() > 0.999
+    assert cosine.min() > 0.9995
 
 
 def test_threads_may_share_a_model(model):

@@ -134,6 +134,24 @@ def test_full_size_equals_transformers(full_mild):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("size", ["tiny", "full_mild"])
+def test_bfloat16_stays_near_float32_on_a_gpu(size, request):
+    """Cosines at every length around the window, alone and in a mixed padded batch."""
+    if not runtime.on_gpu():
+        pytest.skip("needs a GPU: on the CPU bfloat16 weights compute in float32")
+    opened = ckpt.open_checkpoint(request.getfixturevalue(size))
+    exact, half = (load_model(opened, dtype) for dtype in (mx.float32, mx.bfloat16))
+    ids = texts_of([1] * 8 + list(LENGTHS), opened.config.vocab_size)
+    expected = np.concatenate([run(exact, [row]) for row in ids])
+    alone = np.concatenate([run(half, [row]) for row in ids])
+    cosines = [(alone * expected).sum(axis=1), (run(half, ids) * expected).sum(axis=1)]
+    rows = zip(map(len, ids), *cosines, strict=True)
+    print("\ntokens  1 - cosine alone, in a batch")
+    print("\n".join(f"{n:6}  {1 - a:.1e}  {1 - b:.1e}" for n, a, b in rows))
+    assert np.min(cosines) >= 0.9995
+
+
+@pytest.mark.slow
 def test_every_layer_equals_transformers_on_real_statistics(machine, full_real):
     """Each layer gets the reference's own input, so that a failure names its layer."""
     network = load(full_real)

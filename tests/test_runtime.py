@@ -20,6 +20,7 @@ def test_float32_is_float32_on_a_gpu_unless_the_user_says_otherwise(monkeypatch,
     runtime.prepare()  # the limits of this machine again
 
 
+@pytest.mark.skipif(runtime.on_gpu(), reason="a GPU takes its blocks otherwise")
 @pytest.mark.parametrize("texts", [1, 2, 5])
 @pytest.mark.parametrize("queries", [200, 251, 400, 1024])
 def test_attention_on_the_cpu_goes_in_like_blocks_of_few_scores(texts, queries):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import mlx.core as mx
 import numpy as np
@@ -33,9 +34,13 @@ def steps_per_epoch(dataset: Dataset, batch_size: int) -> int:
 def batch_at(dataset: Dataset, batch_size: int, seed: int, step: int) -> Batch:
     """The batch of a step: a function of its arguments alone, so that a run resumes exactly."""
     epoch, place = divmod(step, steps_per_epoch(dataset, batch_size))
-    order = np.random.default_rng([seed, epoch]).permutation(len(dataset.rows))
-    chosen = order[place * batch_size : (place + 1) * batch_size]
+    chosen = _order(len(dataset.rows), seed, epoch)[place * batch_size : (place + 1) * batch_size]
     return make_batch(dataset, chosen, np.random.default_rng([seed, step, 1]))
+
+
+@lru_cache(maxsize=1)
+def _order(rows: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(rows)
 
 
 def make_batch(dataset: Dataset, chosen: np.ndarray, generator: np.random.Generator) -> Batch:
