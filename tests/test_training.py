@@ -101,3 +101,16 @@ def test_how_a_student_lays_the_teacher_out_is_found_again():
     found = targets.laid_out(student, teacher)
     assert np.abs(found @ found.T - np.eye(384)).max() < 1e-5  # so it keeps cosines
     assert ((teacher @ found) * (teacher @ spread)).sum(axis=1).min() > 0.97
+
+
+def test_the_common_direction_becomes_longer_and_variances_more_alike():
+    targets, rng = module("targets"), np.random.default_rng(6)
+    spread = np.linalg.qr(rng.standard_normal((768, 384)))[0].T
+    common = np.eye(384)[7]
+    vectors = (rng.standard_normal((4000, 384)) * np.linspace(2, 0.5, 384) + 3 * common) @ spread
+    found = vectors @ targets.shaped(vectors, spread)
+    mean = vectors.mean(axis=0) / np.linalg.norm(vectors.mean(axis=0))
+    assert np.allclose(found @ mean, targets.LENGTHENED * (vectors @ mean), atol=1e-3)
+    spectrum = [np.linalg.svd(x - np.outer(x @ mean, mean))[1][:383] for x in (vectors, found)]
+    evened = np.log(spectrum[1]).std() / np.log(spectrum[0]).std()
+    assert evened == pytest.approx(1 - targets.EVENED, abs=0.01)

@@ -11,6 +11,7 @@ from mlx_embeddinggemma.prompts import PUBLISHED
 
 VOCABULARY, WIDTH, WIDE, LAYERS, HEADS, HEAD_SIZE = 16384, 256, 512, 4, 4, 64
 DENSE = (WIDTH, 512, 768)
+HEAD = "dense.1.weight"  # the last of the head's matrices
 CONFIG: dict[str, Any] = {
     "architectures": ["Gemma3TextModel"],
     "model_type": "gemma3_text",

@@ -12,8 +12,10 @@ that the same command goes on where it was interrupted:
               4bit and to q4_0 in turn
     round-2   again, from where the first round ended, with more texts beside the first round's
     round-3   again, gently, with other texts and with pairs that the student judges worst
-    mean      with `--start`: the mean of that checkpoint's weights and the last round's
-    settled   rounded all the time, towards the vectors that it has itself in floats
+    mean      with `--start`: of that checkpoint's weights and, for a fifth, the last round's
+    shaped    the head changed, so that cosines follow people's judgements better
+    settled   in floats and rounded by turns, towards the vectors that it has itself in floats; what
+              ships is the mean of it, for two fifths, and of what it was before
 
 `--start` gives the last round another checkpoint to go on from, of this shape and teacher, and leaves
 out what is before it: what ships was made so, from the checkpoint that shipped before.
@@ -59,7 +61,9 @@ TRAINING: dict[str, Any] = {
     "progress": True,
 }
 FLOATS = 0.55  # share of a round's steps before the weights are rounded
-SETTLING = 48_000  # texts
+NEW, SETTLED = 0.2, 0.4  # shares of the last round, and of the settled weights, in the means
+TEXTS = 48_000  # to settle on
+SETTLING = {"batch_size": 64, "learning_rate": 3e-4, "quantize": "fp32,4bit,fp32,q4_0"}
 
 
 def first_table(
@@ -108,7 +112,7 @@ def learn(model: Path, dataset: Dataset, output: Path, **settings: Any) -> Path:
     """A run of the trainer, or what is left of it; returns `output`."""
     if not output.exists():
         resume = any(output.with_name(f"{output.name}.run").glob("step-*"))
-        finetune(model, dataset, output, resume=resume, **TRAINING, **settings)
+        finetune(model, dataset, output, resume=resume, **TRAINING | settings)
     return output
 
 
@@ -118,6 +122,15 @@ def with_tokenizer(weights: dict[str, mx.array], start: Path, output: Path) -> P
     for path in start.glob("*token*"):
         (output / path.name).write_bytes(path.read_bytes())
     return output
+
+
+def mean_of(before: Path, new: Path, share: float) -> dict[str, mx.array]:
+    """The mean of two checkpoints' weights, float32; the new one's with `share`."""
+    weights, others = student.load(before), student.load(new)
+    return {
+        name: (1 - share) * weight.astype(mx.float32) + share * others[name].astype(mx.float32)
+        for name, weight in weights.items()
+    }
 
 
 def main() -> None:
@@ -160,14 +173,15 @@ def main() -> None:
             "batch_size": 256,
         }
         model = learn(model, pairs.dataset(seed), folder / "trained", loss=loss, seed=seed, **settings)
-    if args.start:
-        both = [student.load(folder) for folder in (args.start, model)]
-        mean = {name: (both[0][name] + both[1][name].astype(mx.float32)) / 2 for name in both[0]}
-        model = with_tokenizer(mean, start, cache / "mean")
+    weights = mean_of(args.start, model, NEW) if args.start else student.load(model)
+    mean = with_tokenizer(weights, start, cache / "mean")
+    sample = random.Random(args.seed).sample(pairs.texts, 50_000)
+    change = targets.shaped(EmbeddingGemma(mean).encode(sample), spread)
+    weights[student.HEAD] = mx.array(change.astype(np.float32)) @ weights[student.HEAD]
+    shaped = with_tokenizer(weights, start, cache / "shaped")
     seed = args.seed + len(ROUNDS)
-    plain = pairs.plain(SETTLING, seed)
-    model = learn(model, plain, cache / "settled", batch_size=64, learning_rate=3e-4, seed=seed)
-    with_tokenizer(student.load(model), start, args.output)
+    settled = learn(shaped, pairs.plain(TEXTS, seed), cache / "settled", seed=seed, **SETTLING)
+    with_tokenizer(mean_of(shaped, settled, SETTLED), start, args.output)
 
 
 if __name__ == "__main__":
