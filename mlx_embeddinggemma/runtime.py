@@ -84,7 +84,7 @@ def start_cost() -> int:
     On the CPU weights are read, and operations started, once a batch: 50 tokens of a full-size model on
     2 cores, 60 of the demo checkpoint. A CUDA GPU computes many more tokens while operations start.
     """
-    return 2048 if mx.cuda.is_available() else 64
+    return 2048 if on_gpu() and mx.cuda.is_available() else 64
 
 
 def parts(B: int, L: int) -> list[slice]:
