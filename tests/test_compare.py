@@ -127,7 +127,7 @@ def test_a_folder_stands_for_every_engine_that_is_found(demo, tmp_path, monkeypa
     assert f"onnx={demo}: skipped: no file" in said.err
     record = json.loads((tmp_path / "a" / "c.json").read_text())
     assert compare.show(record) in said.out
-    assert list(record["tokens"]) == ["27 texts", "16 tokens", "64 tokens", "2 x 16 tokens"]
+    assert list(record["tokens"]) == ["16 tokens", "64 tokens", "2 x 16 tokens", "27 texts"]
     assert record["model"]["sha256"] and record["machine"]["chip"] and record["versions"]["mlx"]
     (ours,) = record["contenders"]
     assert all(2 <= len(samples) <= 2 * compare.IN_A_TURN for samples in ours["samples_s"].values())
