@@ -260,7 +260,7 @@ def main() -> None:
         # Different texts: no engine may compute one of them only.
         found = [text_of(model, n, words[start:]) for start in range(count)]
         jobs[f"{count} x {n:,} tokens" if count > 1 else f"{n:,} tokens"] = found
-    # Last: an engine that has stood still for minutes needs twice its time for a single text.
+    # Last: engines that have stood still for minutes take up to twice their time for a single text.
     jobs[f"{len(texts):,} texts"] = texts
     tokens = {job: sum(model.count_tokens(texts)) for job, texts in jobs.items()}
     longest = max(n for _, n in args.lengths)
