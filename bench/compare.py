@@ -37,6 +37,7 @@ from typing import Any
 import numpy as np
 
 from mlx_embeddinggemma import EmbeddingGemma
+from mlx_embeddinggemma.errors import EmbeddingGemmaError
 
 from . import identity
 from .engines import ENGINES, THREADS
@@ -250,11 +251,19 @@ def main() -> None:
             parser.error(f"expected one of {usage}; got {name}")
     if not names[0].startswith("ours="):
         parser.error(f"expected ours=FOLDER first, to count tokens and compare with; got {names[0]}")
-    packed = args.texts.read_bytes()
-    texts = packed.decode().splitlines()
+    try:
+        packed = args.texts.read_bytes()
+        texts = packed.decode().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        parser.error(f"expected --texts to be a file with a text a line: {error}")
+    if not texts:
+        parser.error(f"expected --texts to be a file with a text a line; {args.texts} is empty")
     words = " ".join(texts).split()
     folder = names[0].partition("=")[2]
-    model = EmbeddingGemma(folder)
+    try:
+        model = EmbeddingGemma(folder)
+    except EmbeddingGemmaError as error:
+        parser.exit(1, f"{error}\n")
     jobs: dict[str, list[str]] = {}
     for count, n in args.lengths:
         # Different texts: no engine may compute one of them only.

@@ -149,6 +149,25 @@ def test_a_file_too_short_for_the_asked_length_is_refused(demo, tmp_path, monkey
     assert "too short for a text of 256 tokens" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("model", "packed", "said"),
+    [
+        ("demo", None, "No such file"),
+        ("demo", b"", "texts.txt is empty"),
+        ("demo", b"\x93NUMPY", "can't decode byte 0x93"),
+        ("nowhere", b"Mars is red.", "no folder nowhere"),
+    ],
+)
+def test_wrong_files_are_refused_in_one_line(model, packed, said, tmp_path, monkeypatch, capsys):
+    if packed is not None:
+        (tmp_path / "texts.txt").write_bytes(packed)
+    argv = ["compare", f"ours={model}", "--texts", str(tmp_path / "texts.txt")]
+    monkeypatch.setattr(sys, "argv", argv)
+    with pytest.raises(SystemExit):
+        compare.main()
+    assert said in capsys.readouterr().err.splitlines()[-1]
+
+
 @pytest.mark.parametrize("tokens", [6, 16, 40])
 def test_a_text_of_so_many_tokens(demo, tokens):
     model = EmbeddingGemma(demo)
