@@ -1,14 +1,18 @@
 """Folders that are written whole or not at all."""
 
+import ctypes
 import fcntl
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
+
+AT_FDCWD, EXCHANGE = -100, 2  # Linux's fcntl.h and fs.h; macOS's RENAME_SWAP is 2 as well
 
 
 @contextmanager
@@ -40,7 +44,9 @@ def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     try:
         yield partial
         partial.chmod(0o777 & ~_umask())
-        if target.exists():
+        if target.exists() and not target.is_symlink() and _exchange(partial, target):
+            pass  # `partial` is the old folder now, and goes as it would if the block had failed
+        elif target.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old-", dir=target.parent))
             try:
                 os.replace(target, old)
@@ -61,6 +67,20 @@ def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     finally:
         os.close(alive)
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swaps two folders in one step: killed between two, a process would leave neither in its place.
+
+    Returns:
+        Whether it was done; not every file system can.
+    """
+    libc, paths = ctypes.CDLL(None), (os.fsencode(one), os.fsencode(other))
+    if sys.platform == "darwin":
+        return bool(libc.renamex_np(*paths, EXCHANGE) == 0)
+    if not hasattr(libc, "renameat2"):
+        return False
+    return bool(libc.renameat2(AT_FDCWD, paths[0], AT_FDCWD, paths[1], EXCHANGE) == 0)
 
 
 def _recover(target: Path) -> None:

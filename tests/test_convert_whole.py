@@ -1,8 +1,10 @@
 """Whole or absent: whatever ends a conversion, the output is as it was and one line says why."""
 
 import errno
+import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,12 +74,27 @@ def test_where_the_system_says_read_only_the_answer_is_one_line(source, tmp_path
     refused(source, tmp_path / "out", "cannot write .*out: Read-only file system")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="counts on a Linux file system that swaps names")
+def test_an_old_folder_gives_way_in_one_step(source, tmp_path, monkeypatch):
+    convert(source, tmp_path / "out", recipe="fp32")
+
+    def replace(old: Path, new: Path) -> None:
+        raise AssertionError(f"{old} to {new}: a kill after it would leave nothing in its place")
+
+    monkeypatch.setattr("os.replace", replace)
+    convert(source, tmp_path / "out", recipe="bf16", force=True)
+    assert json.loads((tmp_path / "out" / "conversion.json").read_text())["recipe"]["name"] == "bf16"
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "out"}
+
+
 @pytest.mark.parametrize("times", [0, 1])
 def test_an_old_folder_stays_when_the_new_one_cannot_be_moved_to_its_place(
     times, source, tmp_path, monkeypatch
 ):
     convert(source, tmp_path / "out", recipe="fp32")
     before = contents(tmp_path)
+    # As where the file system cannot swap two folders.
+    monkeypatch.setattr("mlx_embeddinggemma.folders._exchange", lambda one, other: False)
     real, calls = os.replace, []
 
     def replace(old: Path, new: Path) -> None:
