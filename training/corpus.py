@@ -15,6 +15,8 @@ from typing import Any
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(])")
 WORD = re.compile(r"[A-Za-z][a-z]+")
+FILLED_IN = re.compile(r"{{.*?}}")  # by the reader, in a command
+LATIN = {"bs", "ca", "da", "de", "es", "fr", "it", "nl", "no", "pl", "pt_BR", "pt_PT", "ro", "sv"}
 
 
 def rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -44,6 +46,27 @@ def sentences(corpus: Path) -> list[str]:
             texts += [example["text"] for example in row["examples"]]
     clean = (re.sub(r"\s+", " ", text).strip() for text in texts)
     return list(dict.fromkeys(text for text in clean if 8 <= len(text) <= 300 or len(text) % 4 == 0))
+
+
+def translations(corpus: Path) -> list[tuple[str, str]]:
+    """What tldr-pages says of commands in languages that are not English, and the English of it.
+
+    A translated page may be older than its original: what explains one command belongs together.
+    """
+    pages = list(rows(corpus / "tldr-pages.multilingual.jsonl"))
+    explained: dict[tuple[str, str], dict[str, str]] = {}
+    found: dict[str, str] = {}
+    for page in pages:
+        key = page["platform"], page["command"]
+        said = {FILLED_IN.sub("", example["code"]): example["text"] for example in page["examples"]}
+        said[""] = page["description"]
+        if page["lang"] == "en":
+            explained[key] = said
+        elif page["lang"] in LATIN:
+            found |= {
+                text: explained[key][code] for code, text in said.items() if code in explained[key]
+            }
+    return [pair for pair in found.items() if pair[0] != pair[1]]
 
 
 def paragraphs(corpus: Path, count: int, seed: int) -> list[str]:

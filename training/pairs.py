@@ -59,10 +59,3 @@ class Pairs:
             read = tuple(" ".join(self.texts[i] for i in part) for part in joined)
             rows.append(Row(read, vector=np.array(means)))
         return Dataset("vectors", rows)
-
-    def plain(self, count: int, seed: int) -> Dataset:
-        """Texts alone, most after a prompt, for `finetune` to teach the rounded network the float one's."""
-        rng = random.Random(seed)
-        prompts = ["", *sorted(set(PUBLISHED.values()))]
-        chosen = rng.sample(self.texts, count)
-        return Dataset("texts", [Row((rng.choice(prompts) + text,)) for text in chosen])

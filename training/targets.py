@@ -11,7 +11,7 @@ from mlx_embeddinggemma.finetune.losses import Loss, Targets, unit
 COMPONENTS_SHARE = 0.7  # of a target's squared length that lies in the first half, the components
 PARTNERS = 10.0  # weight of the partners' cosines in the loss
 ALL_PAIRS = 10.0  # and of those of any two texts
-EVENED, LENGTHENED = 0.05, 1.3  # what `shaped` does; 0 and 1 would change nothing
+EVENED, LENGTHENED = 0.08, 1.2  # what `shaped` does; 0 and 1 would change nothing
 
 
 def layout(vectors: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

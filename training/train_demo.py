@@ -14,8 +14,8 @@ that the same command goes on where it was interrupted:
     round-3   again, gently, with other texts and with pairs that the student judges worst
     mean      with `--start`: of that checkpoint's weights and, for a fifth, the last round's
     shaped    the head changed, so that cosines follow people's judgements better
-    settled   in floats and rounded by turns, towards the vectors that it has itself in floats; what
-              ships is the mean of it, for two fifths, and of what it was before
+    settled   in floats and rounded by turns, towards the vectors that it has itself in floats, a
+              translation's a little towards its original's; the mean of three such runs ships
 
 `--start` gives the last round another checkpoint to go on from, of this shape and teacher, and leaves
 out what is before it: what ships was made so, from the checkpoint that shipped before.
@@ -30,6 +30,7 @@ import corpus
 import mlx.core as mx
 import numpy as np
 import sentencepiece as spm
+import settling
 import static
 import student
 import targets
@@ -61,9 +62,13 @@ TRAINING: dict[str, Any] = {
     "progress": True,
 }
 FLOATS = 0.55  # share of a round's steps before the weights are rounded
-NEW, SETTLED = 0.2, 0.4  # shares of the last round, and of the settled weights, in the means
-TEXTS = 48_000  # to settle on
-SETTLING = {"batch_size": 64, "learning_rate": 3e-4, "quantize": "fp32,4bit,fp32,q4_0"}
+NEW = 0.2  # share of the last round in the mean
+SETTLINGS = 3  # runs that settle: what chance does in one is less in their mean
+SETTLING = {
+    "batch_size": 64,
+    "learning_rate": 3e-4,
+    "quantize": "fp32,fp32,fp32,4bit,fp32,fp32,fp32,q4_0",  # mostly in floats, which shall stay
+}
 
 
 def first_table(
@@ -124,12 +129,12 @@ def with_tokenizer(weights: dict[str, mx.array], start: Path, output: Path) -> P
     return output
 
 
-def mean_of(before: Path, new: Path, share: float) -> dict[str, mx.array]:
-    """The mean of two checkpoints' weights, float32; the new one's with `share`."""
-    weights, others = student.load(before), student.load(new)
+def mean_of(shares: dict[Path, float]) -> dict[str, mx.array]:
+    """The mean of checkpoints' weights, each with its share, float32."""
+    models = [(share, student.load(folder)) for folder, share in shares.items()]
     return {
-        name: (1 - share) * weight.astype(mx.float32) + share * others[name].astype(mx.float32)
-        for name, weight in weights.items()
+        name: sum(share * weights[name].astype(mx.float32) for share, weights in models)
+        for name in models[0][1]
     }
 
 
@@ -173,15 +178,21 @@ def main() -> None:
             "batch_size": 256,
         }
         model = learn(model, pairs.dataset(seed), folder / "trained", loss=loss, seed=seed, **settings)
-    weights = mean_of(args.start, model, NEW) if args.start else student.load(model)
+    weights = mean_of({args.start: 1 - NEW, model: NEW} if args.start else {model: 1.0})
     mean = with_tokenizer(weights, start, cache / "mean")
     sample = random.Random(args.seed).sample(pairs.texts, 50_000)
     change = targets.shaped(EmbeddingGemma(mean).encode(sample), spread)
     weights[student.HEAD] = mx.array(change.astype(np.float32)) @ weights[student.HEAD]
     shaped = with_tokenizer(weights, start, cache / "shaped")
-    seed = args.seed + len(ROUNDS)
-    settled = learn(shaped, pairs.plain(TEXTS, seed), cache / "settled", seed=seed, **SETTLING)
-    with_tokenizer(mean_of(shaped, settled, SETTLED), start, args.output)
+    translations = corpus.translations(args.corpus)
+    settled: dict[Path, float] = {}
+    for number in range(SETTLINGS):
+        folder, seed = cache / f"settled-{number + 1}", args.seed + len(ROUNDS) + number
+        if not folder.exists():
+            dataset = settling.dataset(EmbeddingGemma(shaped), pairs.texts, translations, seed)
+            learn(shaped, dataset, folder, seed=seed, **SETTLING)
+        settled[folder] = 1 / SETTLINGS
+    with_tokenizer(mean_of(settled), start, args.output)
 
 
 if __name__ == "__main__":
