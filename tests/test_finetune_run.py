@@ -7,9 +7,10 @@ from pathlib import Path
 
 import checkpoints
 import mlx.core as mx
+import mlx.optimizers as optim
 import numpy as np
 import pytest
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_map
 
 from mlx_embeddinggemma import EmbeddingGemma
 from mlx_embeddinggemma.checkpoint import open_checkpoint
@@ -172,6 +173,28 @@ def test_a_loss_of_nan_stops_the_run_and_keeps_the_last_good_checkpoint(small, p
     assert all(np.isfinite(np.array(w)).all() for _, w in tree_flatten(state.load_parameters(saved[0])))
     log = finetune(small, pairs, tmp_path / "out", resume=True, **again).log
     assert [entry["learning_rate"] > 1e-3 for entry in log] == [True] * 2 + [False] * 4
+
+
+@pytest.mark.parametrize(("steps", "save_every"), [(1, 1), (6, 2)])
+def test_an_update_that_breaks_the_network_is_never_kept(small, pairs, tmp_path, steps, save_every):
+    original = optim.Adam.apply_gradients
+
+    def last_is_too_large(optimizer, gradient, parameters):
+        updated = original(optimizer, gradient, parameters)
+        broken = optimizer.step.item() == steps
+        return tree_map(lambda weight: weight * 1e38, updated) if broken else updated
+
+    settings = SETTINGS | {"steps": steps, "save_every": save_every}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(optim.Adam, "apply_gradients", last_is_too_large)
+        with pytest.raises(EmbeddingGemmaError, match=rf"vectors became NaN .* at step {steps}: lower"):
+            finetune(small, pairs, tmp_path / "out", **settings)
+    assert not (tmp_path / "out").exists()
+    saved = [state.step_of(path) for path in state.checkpoints(tmp_path / "out.run")]
+    assert saved == ([4] if steps == 6 else [])
+    if saved:
+        report = finetune(small, pairs, tmp_path / "out", resume=True, **settings)
+        assert report.steps == steps
 
 
 def test_a_checkpoint_that_fails_to_be_written_is_absent(tmp_path, monkeypatch):

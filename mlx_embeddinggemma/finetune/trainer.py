@@ -29,7 +29,7 @@ from .batches import batch_at, steps_per_epoch
 from .data import TASKS, Dataset, read
 from .evaluation import evaluate
 from .export import export
-from .gradients import Ids, loss_and_gradient
+from .gradients import Ids, embed, loss_and_gradient
 from .grids import RECIPES
 from .losses import Hardness, Loss, build
 from .mining import mine, read_corpus
@@ -45,6 +45,7 @@ LOSSES_OF = {  # the first is the default
     "texts": ("embedding_matching", "similarity_matching"),
 }
 CLIP = 1.0  # largest norm of a gradient
+TRIED = 64  # texts that a checkpoint embeds before it is kept
 
 
 @dataclass(frozen=True)
@@ -299,7 +300,7 @@ class Run:
         gradient, norm = optim.clip_grad_norm(gradient, CLIP)
         mx.eval(value, norm, gradient)
         if not mx.isfinite(value + norm).item():
-            raise EmbeddingGemmaError(self._diverged(step + 1))
+            raise EmbeddingGemmaError(self._diverged("loss", step + 1))
         rate = learning_rate(step, self.steps, self.settings)
         optimizer.learning_rate = rate
         updated = optimizer.apply_gradients(gradient, model.trainable_parameters())
@@ -313,12 +314,12 @@ class Run:
             "tokens": sum(map(len, ids)),
         }
 
-    def _diverged(self, step: int) -> str:
+    def _diverged(self, what: str, step: int) -> str:
         saved = state.checkpoints(self.folder)
         go_on = f"go on from {saved[-1]} with --resume" if saved else "start again"
         rate = max(learning_rate(i, self.steps, self.settings) for i in range(self.steps))
         return (
-            f"the loss became NaN or infinite at step {step}: lower --learning-rate (its peak is "
+            f"the {what} became NaN or infinite at step {step}: lower --learning-rate (its peak is "
             f"{rate:.1e}) and {go_on}"
         )
 
@@ -392,6 +393,11 @@ class Run:
         return done, log
 
     def _save(self, step: int, model: Model, optimizer: optim.Adam) -> None:
+        """A checkpoint, unless the last update broke the network: no loss has seen it yet."""
+        texts = batch_at(self.data, self.batch_size, self.settings.seed, step - 1).texts[:TRIED]
+        vectors = embed(model, self._tokenize(texts))
+        if not mx.all(mx.abs(vectors.square().sum(axis=-1) - 1) < 0.5).item():  # NaN is not below
+            raise EmbeddingGemmaError(self._diverged("vectors", step))
         path = state.save(self.folder, step, model.trainable_parameters(), optimizer.state)
         for old in set(state.checkpoints(self.folder)) - {*self._averaged(), path}:
             state.remove(old)
