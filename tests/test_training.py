@@ -1,6 +1,7 @@
 """The demo checkpoint's recipe: what the student is before it learns, and how texts find partners."""
 
 import importlib.util
+import json
 import shutil
 from pathlib import Path
 
@@ -114,3 +115,31 @@ def test_the_common_direction_becomes_longer_and_variances_more_alike():
     spectrum = [np.linalg.svd(x - np.outer(x @ mean, mean))[1][:383] for x in (vectors, found)]
     evened = np.log(spectrum[1]).std() / np.log(spectrum[0]).std()
     assert evened == pytest.approx(1 - targets.EVENED, abs=0.01)
+
+
+def test_a_translation_is_found_beside_what_explains_the_same_command(tmp_path):
+    def page(lang, description, *examples):
+        examples = [{"code": code, "text": text} for code, text in examples]
+        row = {"lang": lang, "platform": "common", "command": "ls", "examples": examples}
+        return json.dumps(row | {"description": description}) + "\n"
+
+    pages = [
+        page("en", "List files.", ("ls", "List"), ("ls -a {{folder}}", "All of them"), ("ls -l", "ls")),
+        page("de", "Dateien.", ("ls -a {{Ordner}}", "Alle"), ("ls -Z", "Veraltet"), ("ls -l", "ls")),
+        page("ko", "목록.", ("ls", "보기")),
+    ]
+    (tmp_path / "tldr-pages.multilingual.jsonl").write_text("".join(pages), encoding="utf-8")
+    found = module("corpus").translations(tmp_path)
+    assert sorted(found) == [("Alle", "All of them"), ("Dateien.", "List files.")]
+
+
+def test_texts_settle_on_their_own_vectors_and_translations_lean_to_their_originals(demo, monkeypatch):
+    settling, model = module("settling"), EmbeddingGemma(demo)
+    monkeypatch.setattr(settling, "ENGLISH", 3)
+    monkeypatch.setattr(settling, "TRANSLATED", 1)
+    rows = settling.dataset(model, TEXTS, [("Ein Hund rennt.", "A dog runs.")], 1).rows
+    own = model.encode([row.texts[0] for row in rows])
+    assert np.abs(own[:3] - [row.vector for row in rows[:3]]).max() < 1e-6
+    original = model.encode([rows[3].texts[0].replace("Ein Hund rennt.", "A dog runs.")])[0]
+    share = settling.ORIGINALS_SHARE
+    assert np.abs((1 - share) * own[3] + share * original - rows[3].vector).max() < 1e-6

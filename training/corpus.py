@@ -51,7 +51,8 @@ def sentences(corpus: Path) -> list[str]:
 def translations(corpus: Path) -> list[tuple[str, str]]:
     """What tldr-pages says of commands in languages that are not English, and the English of it.
 
-    A translated page may be older than its original: what explains one command belongs together.
+    A translated page may be older than its original: what explains one command belongs together. In
+    the file all English pages come first.
     """
     pages = list(rows(corpus / "tldr-pages.multilingual.jsonl"))
     explained: dict[tuple[str, str], dict[str, str]] = {}

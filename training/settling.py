@@ -1,7 +1,7 @@
 """What the student settles on: its own float vectors, and a little of the original's for a translation.
 
-Rounding shall move no vector. A student that knows English sees like words in other languages nearer
-to their originals then: multilingual distillation (arXiv 2004.09813), in a dose that leaves English alone.
+Rounding shall move no vector, and on English alone those of other languages would drift. A translation's
+leans towards its original's: multilingual distillation (arXiv 2004.09813), in a dose that English bears.
 """
 
 import random
