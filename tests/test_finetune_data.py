@@ -91,6 +91,7 @@ def test_all_bad_rows_are_counted_and_five_quoted(tmp_path):
             "line 2: expected text alone, .* got label too",
         ),
         ('{"text": "a", "vector": [1, "b"]}\n', "line 1: expected a number, got 'b'"),
+        ('{"text": "a", "vector": [0, 0.0]}\n', "line 1: expected vector to have a direction"),
         ('{"text": "a", "vector": [1]}\n{"text": "a", "vector": [1, 2]}\n', "vectors of one length"),
     ],
 )

@@ -197,6 +197,12 @@ def test_an_update_that_breaks_the_network_is_never_kept(small, pairs, tmp_path,
         assert report.steps == steps
 
 
+def test_a_run_that_cannot_be_written_says_where(small, pairs, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EmbeddingGemmaError, match=r"cannot write .*file/out\.run: Not a directory"):
+        finetune(small, pairs, tmp_path / "file" / "out", **SETTINGS)
+
+
 def test_a_checkpoint_that_fails_to_be_written_is_absent(tmp_path, monkeypatch):
     state.save(tmp_path, 1, {"w": mx.ones(3)}, {"m": mx.ones(3)})
     monkeypatch.setattr(mx, "save_safetensors", lambda *_: (_ for _ in ()).throw(OSError("disk full")))

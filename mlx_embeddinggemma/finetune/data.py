@@ -189,7 +189,10 @@ def _row(
         return Row((text,))
     if not isinstance(raw["vector"], list):
         raise EmbeddingGemmaError(f"expected vector to be a list of numbers, got {raw['vector']!r:.40}")
-    return Row((text,), vector=tuple(map(_number, raw["vector"])))
+    vector = tuple(map(_number, raw["vector"]))
+    if not any(vector):
+        raise EmbeddingGemmaError("expected vector to have a direction, got zeros alone")
+    return Row((text,), vector=vector)
 
 
 def _text(raw: Mapping[str, Any], column: str) -> str:

@@ -64,9 +64,16 @@ def _load(path: Path) -> Any:
 
 
 def write_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Records how a run was started."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "settings.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    """Records how a run was started.
+
+    Raises:
+        EmbeddingGemmaError: it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "settings.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise EmbeddingGemmaError(f"cannot write {folder}: {error.strerror}") from None
 
 
 def check_settings(folder: Path, settings: dict[str, Any]) -> None:
