@@ -60,7 +60,7 @@ def translations(corpus: Path) -> list[tuple[str, str]]:
     for page in pages:
         key = page["platform"], page["command"]
         said = {FILLED_IN.sub("", example["code"]): example["text"] for example in page["examples"]}
-        said[""] = page["description"]
+        said[""] = page["description"]  # of no single command
         if page["lang"] == "en":
             explained[key] = said
         elif page["lang"] in LATIN:

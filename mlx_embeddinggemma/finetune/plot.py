@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-WIDTH, HEIGHT, MARGIN = 640, 200, 48
+WIDTH, HEIGHT, MARGIN = 656, 200, 64
 
 
 def plot(log: Sequence[Mapping[str, Any]]) -> str:
