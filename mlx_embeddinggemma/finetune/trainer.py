@@ -9,6 +9,7 @@ import math
 import resource
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -71,7 +72,7 @@ class Settings:
             separated by commas, a step for each in turn; fp32 is a step without rounding.
         quantize_after: share of the steps that learn in floats first.
         checkpoint_layers: less memory, a third more time.
-        max_length: longer texts are cut to this many tokens.
+        max_length: longer texts are cut to this many tokens, with a warning.
         average: the result is the mean of this many last checkpoints.
         save_every: steps between checkpoints; by default a tenth of the run.
         mine: hard negatives to find for each pair, with the model as it starts.
@@ -203,6 +204,7 @@ class Run:
         self.output, self.settings, self.progress = output, settings, progress
         self.folder = output.with_name(output.name + ".run")
         self.encoder = EmbeddingGemma(model)
+        self.cut = False
         if isinstance(train, Dataset):
             if not train.rows or train.kind not in LOSSES_OF:
                 raise EmbeddingGemmaError(
@@ -356,6 +358,15 @@ class Run:
     def _tokenize(self, texts: Sequence[str]) -> Ids:
         longest = min(self.settings.max_length, self.encoder.max_length)
         ids = self.encoder._tokenizer.encode(texts)
+        most = max(map(len, ids))
+        if most > longest and not self.cut:
+            self.cut = True  # said once: the rest of the rows has not been read yet
+            more = f": --max-length reads up to {self.encoder.max_length:,}"
+            warnings.warn(
+                f"a text of {most:,} tokens is cut to {longest:,}, as other long ones will be"
+                + (more if longest < self.encoder.max_length else ""),
+                stacklevel=2,
+            )
         # A long text keeps its first tokens and its eos.
         return [row if len(row) <= longest else [*row[: longest - 1], row[-1]] for row in ids]
 
