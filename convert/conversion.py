@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from mlx_embeddinggemma import __version__, runtime
+from mlx_embeddinggemma import __version__, blas, compute, runtime
 from mlx_embeddinggemma.checkpoint import open_checkpoint
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
 from mlx_embeddinggemma.folders import new_folder
@@ -114,6 +114,7 @@ def convert(
     """
     start = time.perf_counter()
     runtime.prepare()
+    blas.set_threads(1)  # its batches are parted among the cores, and packing takes one of its own
     chosen = find_recipe(recipe)
     if group_size is not None:
         chosen = chosen.grouped(group_size)
@@ -217,7 +218,7 @@ def _fill(
         (folder / "modules.json").write_text(as_json([]), "utf-8")  # says: no head
     # Packing and hashing take a core each; the source's vectors, whatever is left of them.
     with ThreadPoolExecutor(2) as pool, _bar(pieces, progress) as bar:
-        weights = pool.submit(write, folder / "model.safetensors", pieces, bar.update)
+        weights = pool.submit(compute.run, write, folder / "model.safetensors", pieces, bar.update)
         digests = pool.submit(_digests, source)
         _write_tokenizer(folder, source)
         ids = load_tokenizer(folder, source.config.vocab_size).encode(SAMPLE)

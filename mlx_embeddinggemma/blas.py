@@ -28,10 +28,12 @@ DT_PLTRELSZ, DT_STRTAB, DT_SYMTAB, DT_JMPREL = 2, 5, 6, 23
 JUMP_SLOT = (7, 1026)
 RTLD_DI_LINKMAP = 2
 ROW_MAJOR, NO_TRANSPOSE = 101, 111
+SPIN = "OPENBLAS_THREAD_TIMEOUT"  # a power of two
 
 _lock = threading.Lock()
 _in_force: str | None = None
 _set_threads: Callable[[int], object] | None = None
+_threads: int | None = None
 _warned = False
 
 
@@ -58,17 +60,24 @@ def use_openblas() -> str | None:
         return _in_force
 
 
+def threads() -> int | None:
+    """How many threads each matrix product may use, None before anybody said so."""
+    return _threads
+
+
 def set_threads(n: int) -> None:
-    """How many threads each matrix product may use, from now on; nothing without OpenBLAS."""
+    """How many threads each matrix product may use, from now on; nothing without OpenBLAS.
+
+    To be called while no product runs: how its edges round would be left to chance.
+    """
+    global _threads
+    _threads = n
     if _set_threads:
         _set_threads(n)
 
 
 def _find_openblas() -> tuple[str, ctypes.CDLL, str]:
     """Path, handle and name prefix of an OpenBLAS that multiplies correctly."""
-    # Read when the library is loaded: a thread without work would spin for 2**26 cycles, on a core that
-    # MLX, or another process, needs.
-    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "10")
     candidates = [("libopenblas.so.0", "")]
     # Found, not imported: its __init__ reads package metadata, which takes 0.1 s.
     if spec := importlib.util.find_spec("scipy_openblas32"):
@@ -76,12 +85,27 @@ def _find_openblas() -> tuple[str, ctypes.CDLL, str]:
             candidates.insert(0, (f"{folder}/lib/libscipy_openblas.so", "scipy_"))
     for path, prefix in candidates:
         try:
-            library = ctypes.CDLL(path)
+            library = _load(path)
         except OSError:
             continue
         if _multiplies(library[f"{prefix}cblas_sgemm"]):
             return path, library, prefix
     raise LookupError("no OpenBLAS was found")
+
+
+def _load(path: str) -> ctypes.CDLL:
+    """Loads an OpenBLAS whose threads sleep as soon as they have no work.
+
+    They would spin for 2**26 cycles, on a core that MLX, or another process, needs. The library
+    reads the variable when it is loaded; nobody else (numpy's OpenBLAS, a child process) shall find it.
+    """
+    if SPIN in os.environ:
+        return ctypes.CDLL(path)
+    os.environ[SPIN] = "10"
+    try:
+        return ctypes.CDLL(path)
+    finally:
+        del os.environ[SPIN]
 
 
 def _multiplies(sgemm: "ctypes._NamedFuncPointer") -> bool:

@@ -9,24 +9,23 @@ from collections.abc import Iterable, Sequence, Sized
 from hashlib import blake2b
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import mlx.core as mx
 import numpy as np
 
-from mlx_embeddinggemma import hub, runtime
+from mlx_embeddinggemma import compute, hub, runtime
 from mlx_embeddinggemma.batching import batches, pad
 from mlx_embeddinggemma.checkpoint import open_checkpoint, read_json
 from mlx_embeddinggemma.config import MATRYOSHKA
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
+from mlx_embeddinggemma.expansion import Expanded
 from mlx_embeddinggemma.folders import new_folder
 from mlx_embeddinggemma.loading import load_model
 from mlx_embeddinggemma.precision import check_precision, quantize_embeddings
+from mlx_embeddinggemma.progress import Bar, progress_bar
 from mlx_embeddinggemma.prompts import load_prompts, prompt_for, with_title
 from mlx_embeddinggemma.tokenizer import load_tokenizer
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
 
 # Texts tokenized and sorted by length at a time: enough to fill batches of one length, small enough
 # that memory does not grow with the input.
@@ -82,7 +81,9 @@ class EmbeddingGemma:
         self.max_length = self._checked_length(max_length)
         self.prompts = load_prompts(self.folder)
         self._tokenizer = load_tokenizer(self.folder, self._checkpoint.config.vocab_size)
-        self.network = load_model(self._checkpoint, DTYPES[self.dtype], dequantize=dequantize)
+        self.network = compute.run(
+            load_model, self._checkpoint, DTYPES[self.dtype], dequantize=dequantize
+        )
 
     def encode(
         self,
@@ -209,8 +210,6 @@ class EmbeddingGemma:
         show_progress_bar: bool | None,
     ) -> np.ndarray:
         """Chunk after chunk, so that only vectors pile up."""
-        from tqdm import tqdm  # here, because its import takes 5 MB and a third of the time of ours
-
         if not isinstance(texts, Iterable):
             raise TypeError(f"expected a string or an iterable of strings, got {texts!r}")
         texts = [texts] if isinstance(texts, str) else texts
@@ -221,12 +220,8 @@ class EmbeddingGemma:
         where: list[int] = []  # each text's row among the vectors
         found = [np.zeros((0, dim), np.float32)]
         long: set[int] = set()
-        with tqdm(
-            total=len(texts) if isinstance(texts, Sized) else None,
-            unit=" texts",
-            delay=1,
-            disable=None if show_progress_bar is None else not show_progress_bar,
-        ) as bar:
+        total = len(texts) if isinstance(texts, Sized) else None
+        with progress_bar(total, show_progress_bar) as bar:
             while chunk := list(islice(prompted, CHUNK)):
                 digests = [_digest(text) for text in chunk]
                 new = {key: text for key, text in zip(digests, chunk, strict=True) if key not in rows}
@@ -245,7 +240,7 @@ class EmbeddingGemma:
                         f"text {where.index(start + bad[0])} came out as NaN, infinite or zero: the "
                         f"weights in {self.folder} are damaged, or their activations overflow"
                     )
-                bar.update(len(where) - bar.n)
+                bar.update(len(where) - int(bar.n))
         if long:
             cut = sum(row in long for row in where)
             warnings.warn(
@@ -262,21 +257,27 @@ class EmbeddingGemma:
         dim: int,
         batch_tokens: int | None,
         batch_size: int | None,
-        bar: "tqdm[Any]",
+        bar: Bar,
     ) -> np.ndarray:
         """Vectors of token ids, in their order. A zero vector has become NaN on the way."""
         lengths = [len(row) for row in ids]
         budget = batch_tokens or runtime.batch_tokens()
 
-        def compute(batch: np.ndarray) -> mx.array:
+        def forward(batch: np.ndarray) -> mx.array:
             unit = self.network(*pad([ids[i] for i in batch]))
             if dim < unit.shape[1]:
                 unit = unit[:, :dim]
                 unit = unit / mx.linalg.norm(unit, axis=-1, keepdims=True)
             return unit
 
+        def product_threads(batch: np.ndarray) -> int:
+            # Expanding weights takes all cores: a product's second thread would wait for one.
+            return 1 if expanded else runtime.product_threads(len(batch), lengths[batch[0]])
+
+        expanded = isinstance(self.network.layers[0], Expanded)
         vectors = np.empty((len(ids), dim), np.float32)
-        for batch, unit in runtime.run_batches(compute, batches(lengths, budget, batch_size)):
+        todo = batches(lengths, budget, batch_size)
+        for batch, unit in compute.run_batches(forward, todo, product_threads):
             vectors[batch] = unit
             bar.update(len(batch))
         return vectors

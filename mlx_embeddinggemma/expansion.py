@@ -12,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_embeddinggemma import blas, runtime
+from mlx_embeddinggemma import runtime
 
 
 class Expanded:
@@ -36,8 +36,6 @@ class Expanded:
     def __call__(self, x: mx.array, *inputs: Any) -> Any:
         module = _copied(self._module)
         linears = dict(module.named_modules())
-        # A product's second thread would wait, spinning, where another core expands.
-        blas.set_threads(1)
         floats = runtime.each(lambda read: read(), list(self._weights.values()))
         mx.async_eval(floats)  # all at once: MLX looks only some ten operations ahead
         for path, weight in zip(self._weights, floats, strict=True):

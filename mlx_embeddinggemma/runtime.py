@@ -1,16 +1,22 @@
-"""What differs from machine to machine, decided in one place."""
+"""What differs from machine to machine, decided in one place.
+
+What is set for the whole process, once, when the first model is loaded, and only where nobody else
+chose: MLX's cache limit (1 GiB on a GPU, 4 MiB on the CPU); MLX_ENABLE_TF32=0 on a GPU; OpenBLAS's
+number of threads, of the copy that only MLX uses, before each batch; and for packed weights on Linux's
+CPUs glibc's thresholds from which it returns memory. MLX_EMBEDDINGGEMMA_LEAVE_PROCESS_ALONE=1 keeps all
+but OpenBLAS's as they are. Building a graph sets nothing.
+"""
 
 import ctypes
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import pairwise
 from math import ceil
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 
 from mlx_embeddinggemma import blas
 
@@ -19,7 +25,11 @@ from mlx_embeddinggemma import blas
 FEWEST, MOST = 128, 512
 SCORES = 2**16  # of one head that attention computes at a time
 
+LEAVE_ALONE = "MLX_EMBEDDINGGEMMA_LEAVE_PROCESS_ALONE"
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # glibc's malloc.h
+
+_prepared = False
+_cache_limit: int | None = None  # that was set here
 
 
 def on_gpu() -> bool:
@@ -28,31 +38,72 @@ def on_gpu() -> bool:
 
 
 def cores() -> int:
-    """CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """CPU cores that this process may use.
+
+    Those its affinity allows, and no more than OMP_NUM_THREADS or OPENBLAS_NUM_THREADS name: so pools
+    of processes (joblib's, PyTorch's) tell each of them its share.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    named = (os.environ.get(name, "") for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"))
+    return min([allowed, *(int(n) for n in named if n.isdecimal() and int(n) > 0)])
 
 
 def prepare() -> None:
-    """Makes MLX ready on this machine; cheap when already done."""
-    if on_gpu():
-        # On an M5 and with CUDA MLX multiplies float32 at 10 bits of mantissa, many rows at a time but
-        # not one: a text's vector would depend on its batch. MLX reads this at its first product.
-        os.environ.setdefault("MLX_ENABLE_TF32", "0")
-        # By default MLX keeps freed buffers up to nearly all memory; every new length adds some.
-        mx.set_cache_limit(2**30)
-    else:
+    """Makes MLX ready on this machine; done once a process, see `LEAVE_ALONE`."""
+    global _prepared
+    if _prepared:
+        return
+    _prepared = True
+    if not on_gpu():
         blas.use_openblas()
-        mx.set_cache_limit(2**22)
+        _limit_cache(2**22)
+        return
+    # On an M5 and with CUDA MLX multiplies float32 at 10 bits of mantissa, many rows at a time but
+    # not one: a text's vector would depend on its batch. MLX reads this at its first product.
+    if not left_alone():
+        os.environ.setdefault("MLX_ENABLE_TF32", "0")
+    # By default MLX keeps freed buffers up to nearly all memory; every new length adds some.
+    _limit_cache(2**30)
 
 
-def keep_freed_memory() -> None:
-    """Lets training reuse its arrays' pages: glibc would return them, and the kernel clear them again.
+def left_alone() -> bool:
+    """Whether the user wants the process's settings left as they are, see `LEAVE_ALONE`."""
+    return os.environ.get(LEAVE_ALONE, "") not in ("", "0")
 
-    That was a fifth of a step's time, and saves no memory, since the next step takes as much. On a GPU
-    MLX keeps a step's arrays, of which `prepare` lets it keep fewer.
+
+def _limit_cache(limit: int) -> None:
+    """Bounds the memory of freed arrays that MLX keeps, unless the program chose a bound itself."""
+    global _cache_limit
+    if left_alone():
+        return
+    before = mx.set_cache_limit(limit)
+    if before in (_cache_limit, _default_cache_limit(before)):
+        _cache_limit = limit
+    else:
+        mx.set_cache_limit(before)
+
+
+def _default_cache_limit(now: int) -> int:
+    """MLX's own: on the CPU 32 MiB, on a GPU its limit of all memory."""
+    if not on_gpu():
+        return 2**25
+    limit = mx.set_memory_limit(now)  # there is no way to ask, but the answer of a change
+    mx.set_memory_limit(limit)
+    return limit
+
+
+def prepare_training() -> None:
+    """Lets training reuse its arrays' pages, and keeps products to one thread.
+
+    glibc would return the pages, and the kernel clear them again: that was a fifth of a step's time,
+    and saves no memory, since the next step takes as much. On a GPU MLX keeps a step's arrays, of
+    which `prepare` lets it keep fewer. A step's texts are parted among the cores, each with products
+    of its own.
     """
+    prepare()
+    blas.set_threads(1)
     if on_gpu():
-        mx.set_cache_limit(2**31)
+        _limit_cache(2**31)
     _mallopt(M_MMAP_THRESHOLD, 2**30)
     _mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     _mallopt(M_ARENA_MAX, 1)
@@ -68,7 +119,8 @@ def return_freed_memory() -> None:
 
 
 def _mallopt(parameter: int, value: int) -> None:
-    if sys.platform == "linux" and not on_gpu():
+    chosen = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
+    if sys.platform == "linux" and not on_gpu() and not chosen and not left_alone():
         libc = ctypes.CDLL(None)
         if hasattr(libc, "mallopt"):  # glibc, not musl
             libc.mallopt(parameter, value)
@@ -92,13 +144,25 @@ def parts(B: int, L: int) -> list[slice]:
     """The parts of `L` positions that `each` gets, of a batch of `B` texts.
 
     On the CPU MLX runs all but the matrix products of a stream in one thread: each core takes a part
-    of every text, and products keep to one thread, which is set here.
+    of every text, and products keep to one thread (`product_threads`).
     """
-    n = 1 if on_gpu() else max(1, min(cores(), L, B * L // FEWEST))
-    blas.set_threads(1 if n > 1 else cores())
+    n = _parallel(B, L)
     if n > 1:
         n = min(L, n * ceil(B * L / (n * MOST)))
     return [slice(start, stop) for start, stop in pairwise(L * i // n for i in range(n + 1))]
+
+
+def product_threads(B: int, L: int) -> int:
+    """Threads that a matrix product of `B` texts of `L` tokens may use.
+
+    One where each core computes its part of the texts, else as many as there are cores.
+    """
+    return 1 if _parallel(B, L) > 1 else cores()
+
+
+def _parallel(B: int, L: int) -> int:
+    """Parts of a batch that are computed at a time."""
+    return 1 if on_gpu() else max(1, min(cores(), L, B * L // FEWEST))
 
 
 def each(function: Callable[..., Any], *parts: Sequence[Any]) -> list[Any]:
@@ -143,18 +207,3 @@ def query_block(texts: int, queries: int, keys: int) -> int:
         return queries if queries <= 512 else 256
     blocks = max(1, round(texts * queries * keys / SCORES))
     return max(64, ceil(queries / blocks))
-
-
-def run_batches(
-    compute: Callable[[np.ndarray], mx.array], batches: Iterable[np.ndarray]
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Each batch with what `compute` makes of it; the next one is prepared while it runs."""
-    running: tuple[np.ndarray, mx.array] | None = None
-    for batch in batches:
-        result = compute(batch)
-        mx.async_eval(result)
-        if running:
-            yield running[0], np.array(running[1])
-        running = batch, result
-    if running:
-        yield running[0], np.array(running[1])

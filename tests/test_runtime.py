@@ -14,10 +14,10 @@ def test_float32_is_float32_on_a_gpu_unless_the_user_says_otherwise(monkeypatch,
     else:
         monkeypatch.delenv("MLX_ENABLE_TF32")
     monkeypatch.setattr(runtime, "on_gpu", lambda: True)
+    monkeypatch.setattr(runtime, "_prepared", False)
+    monkeypatch.setattr(runtime, "_limit_cache", lambda _: None)
     runtime.prepare()
     assert os.environ["MLX_ENABLE_TF32"] == (chosen or "0")
-    monkeypatch.undo()
-    runtime.prepare()  # the limits of this machine again
 
 
 @pytest.mark.skipif(runtime.on_gpu(), reason="a GPU takes its blocks otherwise")

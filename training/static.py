@@ -45,7 +45,7 @@ def train(
         seed: of the draws.
     """
     runtime.prepare()
-    runtime.keep_freed_memory()
+    runtime.prepare_training()
     generator = np.random.default_rng(seed)
     optimizer = optim.Adam(learning_rate=RATE, bias_correction=True)
 

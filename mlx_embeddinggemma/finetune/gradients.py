@@ -26,10 +26,7 @@ Ids = Sequence[Sequence[int]]
 def embed(model: Model, ids: Ids) -> mx.array:
     """Unit vectors (n, size) of token ids, in their order; texts of like length go together."""
     lengths = [len(row) for row in ids]
-    # The fullest group last: all are computed together, with the threads that the last one sets.
-    groups = sorted(
-        batches(lengths, runtime.batch_tokens()), key=lambda group: len(group) * lengths[group[0]]
-    )
+    groups = list(batches(lengths, runtime.batch_tokens()))
     vectors = mx.concatenate([model(*pad([ids[i] for i in group])) for group in groups])
     return vectors[mx.array(np.argsort(np.concatenate(groups)))]
 

@@ -153,7 +153,7 @@ def trainable(
         checkpoint_layers: trade a third of the speed for memory, see `CheckpointedLayer`.
         seed: of LoRA's starting values.
     """
-    runtime.prepare()
+    runtime.prepare_training()
     model = load_model(checkpoint, mx.float32, dequantize=True)
     key = mx.random.key(seed)
     for path, module in model.named_modules():

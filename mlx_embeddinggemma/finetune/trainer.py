@@ -20,7 +20,7 @@ import mlx.optimizers as optim
 import numpy as np
 from tqdm import tqdm
 
-from mlx_embeddinggemma import EmbeddingGemma, __version__, runtime
+from mlx_embeddinggemma import EmbeddingGemma, __version__
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
 from mlx_embeddinggemma.folders import new_folder
 from mlx_embeddinggemma.model import Model
@@ -243,7 +243,6 @@ class Run:
     def train(self) -> Report:
         """Runs to the end and writes the output."""
         s = self.settings
-        runtime.keep_freed_memory()
         model = trainable(
             self.encoder._checkpoint,
             quantize=s.recipes,
