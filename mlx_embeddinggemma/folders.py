@@ -5,10 +5,10 @@ import fcntl
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
 
@@ -36,18 +36,17 @@ def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
             raise EmbeddingGemmaError(f"{target} is a file; expected a folder")
         target.parent.mkdir(parents=True, exist_ok=True)
         _recover(target)
-        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
+        partial = _new_sibling(target, "partial")
         alive = os.open(partial, os.O_RDONLY)
         fcntl.flock(alive, fcntl.LOCK_EX)  # let go when this process ends, however it ends
     except OSError as error:
         raise EmbeddingGemmaError(f"cannot write {target}: {error.strerror}") from None
     try:
         yield partial
-        partial.chmod(0o777 & ~_umask())
         if target.exists() and not target.is_symlink() and _exchange(partial, target):
             pass  # `partial` is the old folder now, and goes as it would if the block had failed
         elif target.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old-", dir=target.parent))
+            old = _new_sibling(target, "old")
             try:
                 os.replace(target, old)
                 os.replace(partial, target)
@@ -67,6 +66,17 @@ def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     finally:
         os.close(alive)
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _new_sibling(target: Path, kind: str) -> Path:
+    """An empty folder beside `target`, with the permissions that any new folder gets.
+
+    `tempfile.mkdtemp` would close it to others, and the way to open it asks for the process's umask,
+    which cannot be read without changing it under the files of other threads.
+    """
+    path = target.with_name(f".{target.name}.{kind}-{uuid4().hex[:8]}")
+    path.mkdir()
+    return path
 
 
 def _exchange(one: Path, other: Path) -> bool:
@@ -110,9 +120,3 @@ def _in_use(folder: Path) -> bool:
     finally:
         os.close(handle)
     return False
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

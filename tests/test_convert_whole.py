@@ -67,10 +67,10 @@ def test_a_folder_without_permission_is_one_line(source, tmp_path):
 
 
 def test_where_the_system_says_read_only_the_answer_is_one_line(source, tmp_path, monkeypatch):
-    def mkdtemp(*_: object, **__: object) -> str:
+    def mkdir(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr("tempfile.mkdtemp", mkdtemp)
+    monkeypatch.setattr(Path, "mkdir", mkdir)
     refused(source, tmp_path / "out", "cannot write .*out: Read-only file system")
 
 
@@ -228,3 +228,12 @@ def test_a_folder_that_exists_is_found_before_any_work_is_done(source, tmp_path,
     monkeypatch.setattr(conversion, "tune", None)
     with pytest.raises(EmbeddingGemmaError, match="out exists"):
         convert(source, tmp_path / "out", recipe="4bit-tuned")
+
+
+def test_a_new_folder_has_the_permissions_of_any_and_the_umask_is_never_touched(
+    source, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("os.umask", lambda _: pytest.fail("other threads' files would get it"))
+    convert(source, tmp_path / "out", recipe="fp32")
+    (tmp_path / "other").mkdir()
+    assert (tmp_path / "out").stat().st_mode == (tmp_path / "other").stat().st_mode
