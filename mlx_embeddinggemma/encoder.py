@@ -80,7 +80,9 @@ class EmbeddingGemma:
         self.dtype = dtype or self._default_dtype()
         self.max_length = self._checked_length(max_length)
         self.prompts = load_prompts(self.folder)
-        self._tokenizer = load_tokenizer(self.folder, self._checkpoint.config.vocab_size)
+        # On the compute thread, too: glibc gives each thread memory of its own, and the weights then
+        # fill what reading a tokenizer.json leaves, 180 MB.
+        self._tokenizer = compute.run(load_tokenizer, self.folder, self._checkpoint.config.vocab_size)
         self.network = compute.run(
             load_model, self._checkpoint, DTYPES[self.dtype], dequantize=dequantize
         )
