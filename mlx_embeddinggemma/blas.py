@@ -53,6 +53,7 @@ def use_openblas() -> str | None:
                 path, library, prefix = _find_openblas()
                 _bind(library, prefix)
                 _set_threads = library[f"{prefix}openblas_set_num_threads"]
+                set_threads(1)  # most batches are parted among the cores; for others the encoder asks
                 _in_force = path
             except (OSError, LookupError) as error:
                 _warned = True
