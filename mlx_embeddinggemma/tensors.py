@@ -21,8 +21,8 @@ import numpy.typing as npt
 
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
 
-# The format's types. numpy has no bfloat16: its bytes travel as uint16 and are viewed as bfloat16 in MLX;
-# so do the 8-bit floats, which nothing here reads.
+# The format's types. numpy has no bfloat16: its bytes travel as uint16, viewed as bfloat16 in MLX. Of
+# the 8-bit floats, which nothing here reads, only the size counts.
 NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
     name: np.dtype(code)
     for name, code in {
