@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
+from mlx_embeddinggemma.hub import local
 
 BITS = (2, 3, 4, 5, 6, 8)
 GROUP_SIZES = (32, 64, 128)
@@ -144,7 +145,7 @@ def find_recipe(name: str | Path | Recipe) -> Recipe:
         return name
     if str(name) in RECIPES:
         return RECIPES[str(name)]
-    path = Path(name)
+    path = local(name)
     if path.suffix != ".toml":
         raise EmbeddingGemmaError(
             f"expected a recipe ({', '.join(RECIPES)}) or a .toml file, got {str(name)!r}"

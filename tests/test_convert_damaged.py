@@ -738,10 +738,13 @@ GGUFS: dict[str, tuple[Callable[[Gguf], object], str]] = {
     "cut in the data": (lambda g: vars(g).update(cut=-1), "between .* and .* got it at"),
     "another magic": (
         lambda g: vars(g).update(magic=b"ggml"),
-        "expected a GGUF file .* begins with b'ggml'",
+        "expected a GGUF file or a checkpoint's folder, got b'ggml' at its start",
     ),
     "version 1": (lambda g: vars(g).update(version=1), "version 2 or 3, got version 1"),
-    "big-endian": (lambda g: vars(g).update(version=3 << 24), "version 2 or 3, got version 50,331,648"),
+    "big-endian": (
+        lambda g: vars(g).update(version=3 << 24),
+        "version 2 or 3, got big-endian: turn it with `gguf-convert-endian",
+    ),
     "2^60 tensors": (
         lambda g: g.counts.__setitem__(0, HUGE),
         "expected at most 65,536 .* got 1,152,921",
@@ -805,11 +808,11 @@ GGUFS: dict[str, tuple[Callable[[Gguf], object], str]] = {
     ),
     "another architecture": (
         lambda g: g.set("general.architecture", struct.pack("<I", 8) + string("llama")),
-        "expected architecture gemma-embedding, got 'llama'",
+        "expected architecture gemma-embedding, or gemma3 with a dense head, got 'llama'",
     ),
     "no architecture": (
         lambda g: g.drop("architecture"),
-        "expected architecture gemma-embedding, got None",
+        "expected architecture gemma-embedding, or gemma3 with a dense head, got None",
     ),
     "no embedding length": (
         lambda g: g.drop("embedding_length"),
@@ -888,7 +891,10 @@ GGUFS: dict[str, tuple[Callable[[Gguf], object], str]] = {
         lambda g: g.info(TABLE, sizes=(512, 64)),
         r"embed_tokens \[64, 512\] instead of",
     ),
-    "unsupported type": (lambda g: g.info(GATE, kind=12), "ggml type 12; expected one of F32, F16"),
+    "unsupported type": (
+        lambda g: g.info(GATE, kind=12),
+        "ffn_gate.weight' is Q4_K; expected one of F32, F16.*llama-quantize",
+    ),
     "a type of other width": (
         lambda g: g.info(GATE, kind=1) or g.info("blk.0.ffn_up.weight", offset=0),
         "between .* and .* got it at",
