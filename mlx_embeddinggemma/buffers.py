@@ -20,6 +20,7 @@ from mlx_embeddinggemma.tensors import Tensor
 
 HEAD = re.compile(r"(.+\.)?lm_head\.\w+")
 COUNTS = ("I64", "I32", "BOOL")
+WEIGHTS = (".weight", ".scales", ".biases")
 SCALE = re.compile(r"(embed_tokens\.)?embed_scale")
 # One for all layers, one for each type (`_local` in older files), or one a layer.
 ROTARY = re.compile(
@@ -39,7 +40,7 @@ def without_buffers(tensors: Mapping[str, Tensor], config: Config, folder: Path)
         expected = _expected(name, config)
         if expected is not None:
             _check(name, tensor, expected, folder)
-        elif not HEAD.fullmatch(name) and (tensor.dtype not in COUNTS or name.endswith(".weight")):
+        elif not HEAD.fullmatch(name) and (tensor.dtype not in COUNTS or name.endswith(WEIGHTS)):
             kept[name] = tensor
     return kept
 
@@ -51,7 +52,9 @@ def _expected(name: str, config: Config) -> npt.NDArray[np.float64] | None:
         return None
     kind = match["kind"] or ("sliding_attention" if match["local"] else "full_attention")
     if match["layer"]:
-        kind = dict(enumerate(config.layer_types)).get(int(match["layer"]), kind)
+        if (layer := int(match["layer"])) >= config.num_hidden_layers:
+            return None
+        kind = config.layer_types[layer]
     exponents = np.arange(0, config.head_dim, 2) / config.head_dim
     return np.asarray(config.rope_theta[kind] ** -exponents)
 

@@ -110,15 +110,13 @@ def _root_tensors(folder: Path) -> dict[str, Tensor]:
             if (folder / "pytorch_model.bin").exists()
             else ""
         )
-        raise EmbeddingGemmaError(
-            f"{folder} lacks {some(missing) if missing[1:] else missing[0]:.300}{hint}"
-        )
+        raise EmbeddingGemmaError(f"{folder} lacks {', '.join(map(shown, missing[:8]))}{hint}")
     found = read_headers(folder / name for name in names)
     for name, place in places.items():
         if name in found and found[name].path.name != place:
             raise EmbeddingGemmaError(
-                f"{index}: expected {name!r:.80} in {place:.80}, "
-                f"found it in {found[name].path.name:.80}"
+                f"{index}: expected {name!r:.80} in {shown(place)}, "
+                f"found it in {shown(found[name].path.name)}"
             )
     return _named(found, folder)
 
@@ -259,7 +257,11 @@ def _compare(
 
 
 def some(names: list[str], most: int = 8) -> str:
-    """How many names there are, and the first of them, cut and escaped where a file's are strange."""
+    """How many names there are, and the first of them."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
-    shown = (name if name.isprintable() else ascii(name) for name in names[:most])
-    return f"{len(names)}: {', '.join(f'{name:.80}' for name in shown)}{rest}"
+    return f"{len(names)}: {', '.join(map(shown, names[:most]))}{rest}"
+
+
+def shown(name: str) -> str:
+    """A name out of a file, fit for one line."""
+    return f"{name if name.isprintable() else ascii(name):.80}"
