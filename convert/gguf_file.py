@@ -61,7 +61,10 @@ def open_gguf(
         raw = _config(path, metadata, tensors)
     except KeyError as error:
         raise EmbeddingGemmaError(f"{path} lacks {error}, which the network's shape needs") from None
-    config = Config.from_dict(raw)
+    try:
+        config = Config.from_dict(raw)
+    except EmbeddingGemmaError as error:
+        raise EmbeddingGemmaError(str(error).replace("config.json", f"{path}'s metadata", 1)) from None
     head: Mapping[str, Matrix] = {p: t for p, t in sorted(tensors.items()) if p.startswith("dense.")}
     dense: tuple[int, ...] = (config.hidden_size, *(m.shape[0] for m in head.values()))
     inputs = {path.name: path}

@@ -66,6 +66,11 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     Raises:
         EmbeddingGemmaError: one message that lists all that is missing, left over or misshapen.
     """
+    if not (folder / "config.json").exists() and (other := next(folder.glob("*.gguf"), None)):
+        raise EmbeddingGemmaError(
+            f"{folder} has no config.json, but {shown(other.name)}: make a folder of that file first, "
+            f"`mlx-embeddinggemma convert {other} FOLDER --recipe fp32`"
+        )
     raw = read_json(folder / "config.json")
     if not isinstance(raw, dict):
         raise EmbeddingGemmaError(f"{folder / 'config.json'}: expected a JSON object")

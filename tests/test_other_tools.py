@@ -69,6 +69,14 @@ def test_a_gguf_is_known_by_its_content(name, tmp_path):
             EmbeddingGemma(given)
 
 
+def test_a_folder_of_a_gguf_names_the_file(tmp_path):
+    (tmp_path / "model-F16.gguf").write_bytes(b"GGUF")
+    says = f"no config.json, but model-F16.gguf: .* convert {tmp_path}/model-F16.gguf FOLDER"
+    for read in (EmbeddingGemma, lambda folder: convert(folder, tmp_path / "out")):
+        with pytest.raises(EmbeddingGemmaError, match=says):
+            read(tmp_path)
+
+
 def test_the_command_says_how_to_read_a_gguf(tmp_path):
     one = checkpoints.write_tiny(tmp_path / "one", **ONE)
     file = write_gguf(one, tmp_path / "sha256-0f1e2d", "F32")
@@ -183,7 +191,7 @@ def text(value: str) -> bytes:
         (lambda g: g.set("split.count", made.u32(3)), "one of 3 parts: join .*gguf-split --merge"),
         (lambda g: put(g, "pooling_type", made.u32(2)), "gemma-embedding.pooling_type 1, .* got 2"),
         (lambda g: put(g, "pooling_type", made.u32(0)), "gemma-embedding.pooling_type 1, .* got 0"),
-        (lambda g: put(g, "rope.scaling.factor", made.f32(8)), "got .'linear'. with factor 8"),
+        (lambda g: put(g, "rope.scaling.factor", made.f32(8)), "gguf's metadata: .*'linear'. with factor 8"),
         (lambda g: [put(g, "rope.scaling." + k, v)
                     for k, v in (("factor", made.f32(2)), ("type", text("yarn")))],
          "got .'yarn'. with factor 2"),
