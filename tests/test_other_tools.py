@@ -191,7 +191,7 @@ def text(value: str) -> bytes:
         (lambda g: g.set("split.count", made.u32(3)), "one of 3 parts: join .*gguf-split --merge"),
         (lambda g: put(g, "pooling_type", made.u32(2)), "gemma-embedding.pooling_type 1, .* got 2"),
         (lambda g: put(g, "pooling_type", made.u32(0)), "gemma-embedding.pooling_type 1, .* got 0"),
-        (lambda g: put(g, "rope.scaling.factor", made.f32(8)), "gguf's metadata: .*'linear'. with factor 8"),
+        (lambda g: put(g, "rope.scaling.factor", made.f32(8)), "metadata: .*'linear'. with factor 8"),
         (lambda g: [put(g, "rope.scaling." + k, v)
                     for k, v in (("factor", made.f32(2)), ("type", text("yarn")))],
          "got .'yarn'. with factor 2"),
