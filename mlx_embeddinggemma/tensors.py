@@ -92,10 +92,9 @@ class Tensor:
             raise EmbeddingGemmaError(f"{self.path} changed while it was read: start again")
 
     def _to_mlx(self, array: npt.NDArray[Any]) -> mx.array:
-        if self.dtype == "F64":  # a GPU has none; what is too large becomes infinite, and is found so
-            with np.errstate(over="ignore"):
-                array = array.astype(np.float32)
-        result = mx.array(array)
+        result = mx.array(
+            array
+        )  # of float64 float32: what is too large becomes infinite, and is found so
         return result.view(mx.bfloat16) if self.dtype == "BF16" else result
 
 

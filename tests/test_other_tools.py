@@ -361,13 +361,10 @@ def test_float64_weights_load_and_convert(source, expected, tmp_path):
     save_file(head, path)
     assert close(folder, expected)
     assert close(folder, reference.sentence_transformer(folder).encode(TEXTS))
-    for recipe in ("fp32", "8bit"):
-        for whose in (source, folder):
-            convert(whose, tmp_path / f"{whose.name}-{recipe}", recipe=recipe)
-        one, other = (
-            tmp_path / f"{whose.name}-{recipe}" / "model.safetensors" for whose in (source, folder)
-        )
-        assert one.read_bytes() == other.read_bytes()
+    for whose in (source, folder):
+        convert(whose, tmp_path / f"{whose.name}-8bit", recipe="8bit")
+    one, other = (tmp_path / f"{whose.name}-8bit" / "model.safetensors" for whose in (source, folder))
+    assert one.read_bytes() == other.read_bytes()
 
 
 def test_a_float64_too_large_for_float32_is_refused(source, tmp_path):
@@ -518,7 +515,8 @@ HEADERS = {
 @pytest.mark.parametrize("case", HEADERS)
 def test_a_hostile_header_is_one_short_line_in_no_time(case, source, tmp_path):
     def damage(entries):
-        return HEADERS[case](entries)
+        text = HEADERS[case](entries)
+        return text if isinstance(text, str) else json.dumps(entries, separators=(",", ":"))
 
     folder = checkpoints.edit_config(source, tmp_path / "m")
     made.header(damage)(folder)
