@@ -65,6 +65,7 @@ def open_gguf(
         config = Config.from_dict(raw)
     except EmbeddingGemmaError as error:
         raise EmbeddingGemmaError(str(error).replace("config.json", f"{path}'s metadata", 1)) from None
+    raw["sliding_window"] = 2 * config.window_radius  # a halved one is repaired
     head: Mapping[str, Matrix] = {p: t for p, t in sorted(tensors.items()) if p.startswith("dense.")}
     dense: tuple[int, ...] = (config.hidden_size, *(m.shape[0] for m in head.values()))
     inputs = {path.name: path}

@@ -6,6 +6,7 @@ embeddings are computed from config.json, here and in transformers, which once s
 says otherwise belongs to another network, and is refused rather than passed over.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from mlx_embeddinggemma.config import Config
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
-from mlx_embeddinggemma.tensors import Tensor
+from mlx_embeddinggemma.tensors import FLOATS, Tensor
 
 HEAD = re.compile(r"(.+\.)?lm_head\.\w+")
 COUNTS = ("I64", "I32", "BOOL")
@@ -61,15 +62,11 @@ def _expected(name: str, config: Config) -> npt.NDArray[np.float64] | None:
 
 def _check(name: str, tensor: Tensor, expected: npt.NDArray[np.float64], folder: Path) -> None:
     close = False
-    if tensor.dtype in ("F64", "F32", "F16", "BF16") and tensor.shape in (
-        expected.shape,
-        (expected.size,),
-    ):
+    if tensor.dtype in FLOATS and math.prod(tensor.shape) == expected.size:
         stored = np.array(tensor.read().astype(mx.float32)).reshape(expected.shape)
         # 16 bits keep two to three digits, and of the smallest frequencies in float16 not even these.
-        close = np.allclose(
-            stored, expected, rtol=2**-7 if tensor.dtype.endswith("16") else 1e-5, atol=1e-7
-        )
+        error = 2**-7 if tensor.dtype.endswith("16") else 1e-5
+        close = np.allclose(stored, expected, rtol=error, atol=1e-7)
     if not close:
         raise EmbeddingGemmaError(
             f"{folder}: {name!r:.80} is not what config.json leads to: expected {expected.size} values "

@@ -17,9 +17,7 @@ from mlx_embeddinggemma import layout
 from mlx_embeddinggemma.buffers import without_buffers
 from mlx_embeddinggemma.config import Config
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
-from mlx_embeddinggemma.tensors import Tensor, read_headers
-
-FLOATS = ("F64", "F32", "F16", "BF16")
+from mlx_embeddinggemma.tensors import FLOATS, Tensor, read_headers
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ class Config:
                 num_hidden_layers=_integer(raw, "num_hidden_layers", most=1000),
                 num_attention_heads=heads,
                 num_key_value_heads=key_value_heads,
-                head_dim=_integer(raw, "head_dim", multiple=2),  # RoPE turns pairs
+                head_dim=_integer(raw, "head_dim", most=2**16, multiple=2),  # RoPE turns pairs
                 rms_norm_eps=_positive(raw, "rms_norm_eps"),
                 query_pre_attn_scalar=_positive(raw, "query_pre_attn_scalar"),
                 max_position_embeddings=_integer(raw, "max_position_embeddings"),

@@ -31,6 +31,7 @@ NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
         "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?",
     }.items()
 }  # fmt: skip
+FLOATS = ("F64", "F32", "F16", "BF16")  # that become weights
 # In bytes. The format allows 100 MB, which parsed would take 2 GB; an EmbeddingGemma's takes 0.1 MB.
 MAX_HEADER = 2_000_000
 MAX_DIMENSIONS = 8  # no weight has more than two; a product of 900,000 sizes would take minutes
