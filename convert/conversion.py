@@ -127,6 +127,10 @@ def convert(
         opened = open_gguf(path, dense_from=dense_from, tokenizer=tokenizer)
     else:
         opened = open_folder(source, revision=revision, local_files_only=local_files_only)
+        if dense_from is not None or tokenizer is not None:
+            raise EmbeddingGemmaError(
+                f"dense_from and tokenizer are for GGUF files, and {source} is none"
+            )
     texts = local(calibration or TEXTS)
     if chosen.budget:
         opened = replace(opened, inputs={**opened.inputs, f"calibration/{texts.name}": texts})

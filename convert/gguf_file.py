@@ -8,6 +8,7 @@ from typing import Any
 from mlx_embeddinggemma import layout
 from mlx_embeddinggemma.config import Config
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
+from mlx_embeddinggemma.hub import local
 
 from .gguf_reader import GgufTensor, read_gguf
 from .sentencepiece_model import model_proto
@@ -82,7 +83,7 @@ def open_gguf(
     matrices = {p: head.get(p, tensors.get(p)) for p in layout.matrices(config, dense)}
     norms = {p: tensors.get(p) for p in layout.norms(config)}
     _check(path, config, dense, {**matrices, **norms}, tensors)
-    files = _tokenizer_files(path, metadata, tokenizer)
+    files = _tokenizer_files(path, metadata, None if tokenizer is None else local(tokenizer))
     inputs |= {f"tokenizer/{n}": file for n, file in files.items() if isinstance(file, Path)}
     return Source(
         name=path.name,

@@ -104,14 +104,22 @@ def test_a_tilde_is_the_home_in_python_too(tmp_path, monkeypatch):
         convert("~/one", "~/tuned", recipe="4bit-tuned", calibration="~/no.txt")
 
 
-@pytest.mark.parametrize("argument", ["source", "output", "dense_from", "recipe", "calibration"])
+@pytest.mark.parametrize(
+    "argument", ["source", "output", "dense_from", "tokenizer", "recipe", "calibration"]
+)
 def test_the_home_of_nobody_is_one_line(argument, tmp_path):
     one = checkpoints.write_tiny(tmp_path / "one", **ONE)
     arguments = {"source": one, "output": tmp_path / "out", "recipe": "4bit-tuned"}
-    if argument == "dense_from":
-        arguments["source"] = write_gguf(one, tmp_path / "model.gguf", "F32", heads=())
+    if argument in ("dense_from", "tokenizer"):
+        arguments["source"] = write_gguf(one, tmp_path / "model.gguf", "F32")
     with pytest.raises(EmbeddingGemmaError, match="~nosuchuser/x.*: there is no such user"):
         convert(**arguments | {argument: "~nosuchuser/x.toml"})
+
+
+@pytest.mark.parametrize("argument", ["dense_from", "tokenizer"])
+def test_what_only_a_gguf_needs_is_refused_with_a_folder(argument, source, tmp_path):
+    with pytest.raises(EmbeddingGemmaError, match="are for GGUF files, and .*source is none"):
+        convert(source, tmp_path / "out", **{argument: source})
 
 
 def test_ollamas_file_gives_the_vectors_of_its_source(source, expected, tmp_path):
