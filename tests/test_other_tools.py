@@ -544,6 +544,28 @@ def test_a_hostile_header_is_one_short_line_in_no_time(case, source, tmp_path):
     assert len(said) < 700
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            "[matrices]\n" + "\n".join(f'"*.{i}.*" = 4' for i in range(50_000)),
+            "1,000 patterns, got 50,000",
+        ),
+        ("[matrices]\n" + f'"{"x" * 10**5}" = 7', '"xxx.* got 7'),
+        ("[matrices]\n" + f'"*" = "{"x" * 10**5}"', "got 'xxx"),
+        (f"{'x' * 10**5} = 1", "got xxx"),
+        (f'dtype = "{"x" * 10**5}"\n[matrices]\n"*" = 4', "got 'xxx"),
+    ],
+    ids=["50,000 patterns", "a long pattern", "a long format", "a long key", "a long dtype"],
+)
+def test_a_hostile_recipe_is_one_short_line_in_no_time(text, says, source, tmp_path):
+    (tmp_path / "own.toml").write_text(text)
+    start = time.process_time()
+    with pytest.raises(EmbeddingGemmaError, match=says) as caught:
+        convert(source, tmp_path / "out", recipe=tmp_path / "own.toml")
+    assert time.process_time() - start < 5 and len(str(caught.value)) < 400
+
+
 @pytest.mark.parametrize("name", ["x" * 300, "x" * 10**6, "a\0b", "..", ".", "1_Pooling", "\ud800"])
 def test_a_shards_name_that_is_no_file_is_one_short_line(name, source, tmp_path):
     folder = checkpoints.shard(source, tmp_path / "m")
