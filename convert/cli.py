@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags; each is a keyword of `convert`."""
     parser.add_argument(
-        "source", metavar="SOURCE", nargs="?", help="'demo', a folder, a hub id or a .gguf"
+        "source", metavar="SOURCE", nargs="?", help="'demo', a folder, a hub id or a GGUF file"
     )
     parser.add_argument("output", metavar="OUTPUT", nargs="?", help="the folder to write")
     parser.add_argument(

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import os
 import resource
 import shutil
 import sys
@@ -22,6 +23,7 @@ from mlx_embeddinggemma import __version__, blas, compute, runtime
 from mlx_embeddinggemma.checkpoint import open_checkpoint
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
 from mlx_embeddinggemma.folders import new_folder
+from mlx_embeddinggemma.hub import local
 from mlx_embeddinggemma.prompts import load_prompts
 from mlx_embeddinggemma.tokenizer import load_tokenizer
 
@@ -89,7 +91,7 @@ def convert(
     """Converts a checkpoint to an MLX folder.
 
     Args:
-        source: a checkpoint's folder, "demo", a hub id or a .gguf file.
+        source: a checkpoint's folder, "demo", a hub id or a GGUF file, whatever its name.
         output: the folder to write.
         recipe: a name in `RECIPES`, a TOML file, or a `Recipe`.
         group_size: neighbours that share a scale in affine formats: 32, 64 or 128.
@@ -121,17 +123,22 @@ def convert(
     dtype = _dtype(chosen, dtype)
     if upload_repo is not None:
         check_repo(upload_repo)
-    if Path(source).suffix == ".gguf" and Path(source).is_file():
-        opened = open_gguf(Path(source), dense_from=dense_from, tokenizer=tokenizer)
+    path = local(source)
+    if str(source) != "demo" and os.path.isfile(path):  # whatever its name: it is looked into
+        opened = open_gguf(path, dense_from=dense_from, tokenizer=tokenizer)
     else:
         opened = open_folder(source, revision=revision, local_files_only=local_files_only)
-    texts = Path(calibration or TEXTS).expanduser()
+        if dense_from is not None or tokenizer is not None:
+            raise EmbeddingGemmaError(
+                f"dense_from and tokenizer are for GGUF files, and {source} is none"
+            )
+    texts = local(calibration or TEXTS)
     if chosen.budget:
         opened = replace(opened, inputs={**opened.inputs, f"calibration/{texts.name}": texts})
     elif calibration:
         raise EmbeddingGemmaError(f"recipe {chosen.name} has no use for calibration texts")
     before = _stamps(opened)
-    target = Path(output).expanduser()
+    target = local(output)
     if not dry_run:
         try:
             _check_target(target, opened, force)

@@ -59,13 +59,14 @@ def grid(levels: Levels, d: npt.NDArray[Any], bits: int) -> dict[str, mx.array]:
 def q4_0(rows: Floats) -> tuple[Levels, npt.NDArray[np.float16]]:
     """Ggml's q4_0: d = (the value of largest magnitude) / -8, q = floor(w / d + 8.5) up to 15.
 
-    Step by step as `gguf.quants` of the gguf package computes it: the product in float64, the
-    rounding of d to float16 only after q was found.
+    Step by step as `gguf.quants` computes it since gguf 0.18, and ggml's C where no multiply-add is
+    fused: product and sum in float32, each rounded, so that 6.99999989 is 7; the rounding of d to
+    float16 only after q was found.
     """
     blocks = rows.reshape(-1, BLOCK)
     largest = np.abs(blocks).argmax(axis=1, keepdims=True)
     d = np.take_along_axis(blocks, largest, axis=1) / np.float32(-8)
-    levels = blocks.astype(np.float64) * _inverse(d) + 8.5
+    levels = blocks * _inverse(d) + np.float32(8.5)
     return _blocks(np.minimum(levels, 15).astype(np.uint8), d, rows.shape)
 
 
@@ -103,20 +104,18 @@ def on_grid(rows: Floats) -> str | None:
 
 
 def _inverse(d: Floats) -> Floats:
-    """1 / d, and 0 where d is 0 or so small that float16 makes it 0."""
-    return np.divide(1, d, out=np.zeros_like(d), where=_half(d) != 0)
-
-
-def _half(d: Floats) -> npt.NDArray[np.float16]:
+    """1 / d, and 0 where that is no number: d is 0, or so small that float16 makes it 0 anyway."""
     if np.abs(d).max(initial=0) >= 65_520:  # from here on float16 rounds to infinity
         raise EmbeddingGemmaError(
             f"a block's scale would be {np.abs(d).max():.3g}: ggml's grids keep it in float16, "
             "which ends at 65,504; use an affine recipe"
         )
-    return d.astype(np.float16)
+    with np.errstate(divide="ignore", over="ignore"):
+        inverse = np.float32(1) / d
+    return np.where(np.isfinite(inverse), inverse, np.float32(0))
 
 
 def _blocks(
     levels: Levels, d: Floats, shape: tuple[int, ...]
 ) -> tuple[Levels, npt.NDArray[np.float16]]:
-    return levels.reshape(shape), _half(d).reshape(shape[0], -1)
+    return levels.reshape(shape), d.astype(np.float16).reshape(shape[0], -1)

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
+from mlx_embeddinggemma.hub import local
 
 BITS = (2, 3, 4, 5, 6, 8)
 GROUP_SIZES = (32, 64, 128)
+MOST_RULES = 1000  # a network has some 170 matrices, and each is tried on every pattern
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ def find_recipe(name: str | Path | Recipe) -> Recipe:
         return name
     if str(name) in RECIPES:
         return RECIPES[str(name)]
-    path = Path(name)
+    path = local(name)
     if path.suffix != ".toml":
         raise EmbeddingGemmaError(
             f"expected a recipe ({', '.join(RECIPES)}) or a .toml file, got {str(name)!r}"
@@ -168,11 +170,17 @@ def _from_toml(name: str, raw: Mapping[str, Any]) -> Recipe:
     if unknown or not isinstance(rules, dict) or not rules:
         raise EmbeddingGemmaError(
             f"recipe {name}: expected a table [matrices] of pattern = bits, perhaps a "
-            f"description and a dtype, got {', '.join(raw) or 'nothing'}"
+            f"description and a dtype, got {', '.join(raw) or 'nothing':.80}"
+        )
+    if len(rules) > MOST_RULES:
+        raise EmbeddingGemmaError(
+            f"recipe {name}: expected at most {MOST_RULES:,} patterns, got {len(rules):,}"
         )
     dtype = raw.get("dtype")
     if dtype not in (None, "bfloat16", "float32"):
-        raise EmbeddingGemmaError(f"recipe {name}: expected dtype bfloat16 or float32, got {dtype}")
+        raise EmbeddingGemmaError(
+            f"recipe {name}: expected dtype bfloat16 or float32, got {dtype!r:.80}"
+        )
     parsed = tuple((pattern, _format(name, pattern, value)) for pattern, value in rules.items())
     if any(f is not None and f.kind in ("q4_0", "q8_0") for _, f in parsed):
         dtype = dtype or "float32"
@@ -190,7 +198,7 @@ def _format(recipe: str, pattern: str, value: object) -> Format | None:
         if bits in BITS and group_size in GROUP_SIZES:
             return affine(bits, group_size)
     raise EmbeddingGemmaError(
-        f'recipe {recipe}: expected for "{pattern}" a number of bits '
+        f'recipe {recipe}: expected for "{pattern:.80}" a number of bits '
         f"({', '.join(map(str, (*BITS, 16)))}), one of {', '.join(FIXED)}, or "
-        f"{{bits, group_size}}, got {value!r}"
+        f"{{bits, group_size}}, got {value!r:.80}"
     )

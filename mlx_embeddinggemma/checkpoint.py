@@ -2,21 +2,22 @@
 
 Layouts that load: sentence-transformers (the official one; the head in `2_Dense/`, `3_Dense/`),
 mlx-community and this package's converter (a `model.` prefix or none, the head in the same file,
-packed weights described by config.json). Inside this package there is one set of names, `layout`.
+packed weights described by config.json), each under whatever prefix a wrapper gave all its names.
+Inside this package there is one set of names, `layout`.
 """
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mlx_embeddinggemma import layout
+from mlx_embeddinggemma.buffers import without_buffers
 from mlx_embeddinggemma.config import Config
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
-from mlx_embeddinggemma.tensors import Tensor, read_headers
-
-FLOATS = ("F32", "F16", "BF16")
+from mlx_embeddinggemma.tensors import FLOATS, Tensor, read_headers
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,16 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     Raises:
         EmbeddingGemmaError: one message that lists all that is missing, left over or misshapen.
     """
+    if not (folder / "config.json").exists() and (other := next(folder.glob("*.gguf"), None)):
+        raise EmbeddingGemmaError(
+            f"{folder} has no config.json, but {shown(other.name)}: make a folder of that file first, "
+            f"`mlx-embeddinggemma convert {other} FOLDER --recipe fp32`"
+        )
     raw = read_json(folder / "config.json")
     if not isinstance(raw, dict):
         raise EmbeddingGemmaError(f"{folder / 'config.json'}: expected a JSON object")
     config = Config.from_dict(raw)
-    tensors = _root_tensors(folder)
+    tensors = without_buffers(_root_tensors(folder), config, folder)
     modules = _modules(folder)
     _check_pooling(folder, modules or [])
     if "dense.0.weight" not in tensors:
@@ -75,6 +81,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     dense = _dense_sizes(tensors, config)
     matrices = layout.matrices(config, dense)
     quantization = {}
+    dtypes: dict[str, tuple[str, ...]] = {}
     expected: dict[str, tuple[int, ...]] = {
         f"{path}.weight": shape for path, shape in layout.norms(config).items()
     }
@@ -86,9 +93,12 @@ def open_checkpoint(folder: Path) -> Checkpoint:
                 )
             quantization[path] = layout.quantization_of(path, config.quantization)
             expected |= layout.packed_shapes(path, shape, quantization[path])
+            dtypes[f"{path}.weight"] = ("U32",)
+            if quantization[path]["mode"] != "affine":
+                dtypes[f"{path}.scales"] = ("U8",)  # small floats of their own
         else:
             expected[f"{path}.weight"] = shape
-    _compare(folder, expected, tensors, packed={f"{path}.weight" for path in quantization})
+    _compare(folder, expected, tensors, dtypes)
     return Checkpoint(folder, config, tensors, dense, quantization)
 
 
@@ -96,23 +106,36 @@ def _root_tensors(folder: Path) -> dict[str, Tensor]:
     index = folder / "model.safetensors.index.json"
     places = _weight_map(index) if index.exists() else {}
     names = sorted(set(places.values())) or ["model.safetensors"]
-    missing = [name for name in names if not (folder / name).is_file()]
+    missing = [name for name in names if not os.path.isfile(folder / name)]  # however long the name
     if missing:
         hint = (
             "; only pytorch_model.bin is there: save the model with safe_serialization=True"
             if (folder / "pytorch_model.bin").exists()
             else ""
         )
-        raise EmbeddingGemmaError(f"{folder} lacks {', '.join(missing)}{hint}")
+        raise EmbeddingGemmaError(f"{folder} lacks {', '.join(map(shown, missing[:8]))}{hint}")
     found = read_headers(folder / name for name in names)
     for name, place in places.items():
         if name in found and found[name].path.name != place:
             raise EmbeddingGemmaError(
-                f"{index}: expected {name} in {place}, found it in {found[name].path.name}"
+                f"{index}: expected {name!r:.80} in {shown(place)}, "
+                f"found it in {shown(found[name].path.name)}"
             )
-    tensors = {name.removeprefix("model."): tensor for name, tensor in found.items()}
-    if len(tensors) < len(found):
-        raise EmbeddingGemmaError(f"{folder}: expected each tensor once, got some under two names")
+    return _named(found, folder)
+
+
+def _named(found: Mapping[str, Tensor], folder: Path) -> dict[str, Tensor]:
+    """The tensors by their names in `layout`: `model.`, `language_model.model.` and the like go."""
+    table = f"{layout.TABLE}.weight"
+    prefix = next((name.removesuffix(table) for name in found if name.endswith(table)), "")
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in found.items():
+        plain = name.removeprefix(prefix).removeprefix("model.")
+        if plain in tensors:
+            raise EmbeddingGemmaError(
+                f"{folder}: expected each tensor once, got {plain!r:.80} under two names: keep one"
+            )
+        tensors[plain] = tensor
     return tensors
 
 
@@ -123,7 +146,9 @@ def _weight_map(index: Path) -> dict[str, str]:
         raise EmbeddingGemmaError(f"{index}: expected an object with a weight_map, got {raw!r:.80}")
     for name, place in places.items():
         if not isinstance(place, str) or Path(place).name != place:
-            raise EmbeddingGemmaError(f"{index}: expected for {name} a file beside it, got {place!r}")
+            raise EmbeddingGemmaError(
+                f"{index}: expected for {name!r:.80} a file beside it, got {place!r:.80}"
+            )
     return places
 
 
@@ -192,6 +217,11 @@ def _dense_folders(folder: Path, modules: list[dict[str, str]] | None) -> dict[s
 def _dense_sizes(tensors: Mapping[str, Tensor], config: Config) -> tuple[int, ...]:
     sizes = [config.hidden_size]
     while (weight := tensors.get(f"dense.{len(sizes) - 1}.weight")) is not None:
+        if len(weight.shape) != 2:
+            raise EmbeddingGemmaError(
+                f"{weight.path}: expected for the head's dense.{len(sizes) - 1}.weight a matrix, "
+                f"got shape {list(weight.shape)}"
+            )
         sizes.append(weight.shape[0])
     return tuple(sizes)
 
@@ -200,7 +230,7 @@ def _compare(
     folder: Path,
     expected: Mapping[str, tuple[int, ...]],
     found: Mapping[str, Tensor],
-    packed: set[str],
+    dtypes: Mapping[str, tuple[str, ...]],
 ) -> None:
     problems = []
     if missing := sorted(expected.keys() - found.keys()):
@@ -214,26 +244,27 @@ def _compare(
     ]
     if wrong:
         problems.append(f"wrong shape {some(wrong)}")
-    dtypes = [
+    wrong = [
         f"{name} {found[name].dtype}"
-        for name in expected.keys() & found.keys()
-        if (found[name].dtype != "U32" if name in packed else _wrong_float(name, found))
+        for name in sorted(expected.keys() & found.keys())
+        if found[name].dtype not in dtypes.get(name, FLOATS)
     ]
-    if dtypes:
-        problems.append(f"wrong dtype {some(sorted(dtypes))}")
+    if wrong:
+        problems.append(f"wrong dtype {some(wrong)}")
+    if any("lora_" in name for name in found):
+        problems.append("an adapter that was never merged: save peft's merge_and_unload()")
     if problems:
         raise EmbeddingGemmaError(
             f"{folder} does not hold the tensors its config.json describes: {'; '.join(problems)}"
         )
 
 
-def _wrong_float(name: str, found: Mapping[str, Tensor]) -> bool:
-    # The scales of mxfp4, mxfp8 and nvfp4 are small floats that MLX keeps as uint8.
-    allowed = (*FLOATS, "U8") if name.endswith(".scales") else FLOATS
-    return found[name].dtype not in allowed
-
-
 def some(names: list[str], most: int = 8) -> str:
     """How many names there are, and the first of them."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{len(names)}: {', '.join(names[:most])}{rest}"
+    return f"{len(names)}: {', '.join(map(shown, names[:most]))}{rest}"
+
+
+def shown(name: str) -> str:
+    """A name out of a file, fit for one line."""
+    return f"{name if name.isprintable() else ascii(name):.80}"

@@ -314,7 +314,7 @@ class EmbeddingGemma:
         if not runtime.on_gpu():
             return "float32"
         floats = {tensor.dtype for tensor in self._checkpoint.tensors.values()}
-        return "float32" if "F32" in floats else "bfloat16"
+        return "float32" if floats & {"F32", "F64"} else "bfloat16"
 
 
 def _text(text: object, index: int) -> str:

@@ -35,10 +35,15 @@ def find(model: str | Path, *, revision: str | None = None, local_files_only: bo
     """
     if str(model) == "demo":
         return DEMO
-    folder = Path(model).expanduser()
+    folder = local(model)
     if folder.is_dir():
         return folder
     name = str(model)
+    if is_gguf(folder):
+        raise EmbeddingGemmaError(
+            f"{name} is a GGUF file: make a folder of it first, "
+            f"`mlx-embeddinggemma convert {name} FOLDER --recipe fp32`"
+        )
     if folder.exists():
         raise EmbeddingGemmaError(f"{name} is a file; expected a checkpoint's folder or a hub id")
     if isinstance(model, Path) or name.count("/") != 1 or name.startswith((".", "/", "~")):
@@ -47,6 +52,25 @@ def find(model: str | Path, *, revision: str | None = None, local_files_only: bo
             "'google/embeddinggemma-300m'"
         )
     return _download(name, revision, local_files_only)
+
+
+def local(path: str | Path) -> Path:
+    """A path on this machine, `~` expanded as a shell would."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise EmbeddingGemmaError(f"{path!s:.80}: there is no such user, or no home") from None
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether it is a GGUF file, whatever its name: Ollama's are `sha256-...`."""
+    try:
+        if path.is_file():  # and no pipe, which would wait for a writer
+            with path.open("rb") as file:
+                return file.read(4) == b"GGUF"
+    except OSError:
+        pass
+    return False
 
 
 def _download(name: str, revision: str | None, local_files_only: bool) -> Path:

@@ -11,9 +11,13 @@ from mlx_embeddinggemma.config import Config
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
 
 TABLE = "embed_tokens"
-GROUP_SIZES = (16, 32, 64, 128)  # MLX's
-BITS = (2, 3, 4, 5, 6, 8)
-MODES = ("affine", "mxfp4", "mxfp8", "nvfp4")
+# MLX's ways to pack, with the group sizes and bits of each.
+MODES = {
+    "affine": ((32, 64, 128), (2, 3, 4, 5, 6, 8)),
+    "mxfp4": ((32,), (4,)),
+    "mxfp8": ((32,), (8,)),
+    "nvfp4": ((16,), (4,)),
+}
 PARTS = {
     "qkv_proj": ("q_proj", "k_proj", "v_proj"),
     "gate_up_proj": ("gate_proj", "up_proj"),
@@ -78,10 +82,12 @@ def quantization_of(path: str, table: Mapping[str, Any]) -> dict[str, Any]:
     settings = override if isinstance(override, Mapping) else table
     group_size, bits = settings.get("group_size"), settings.get("bits")
     mode = settings.get("mode", table.get("mode", "affine"))
-    if group_size not in GROUP_SIZES or bits not in BITS or mode not in MODES:
+    sizes, widths = MODES.get(mode, ((), ())) if isinstance(mode, str) else ((), ())
+    if group_size not in sizes or bits not in widths:
+        known = "; ".join(f"mode of {m}: group_size of {s}, bits of {b}" for m, (s, b) in MODES.items())
         raise EmbeddingGemmaError(
-            f"config.json: expected for {path} a quantization with group_size of {GROUP_SIZES}, bits "
-            f"of {BITS} and mode of {MODES}, got {group_size!r}, {bits!r} and {mode!r}"
+            f"config.json: expected for {path} a quantization that MLX has ({known}), "
+            f"got {group_size!r:.40}, {bits!r:.40} and {mode!r:.40}"
         )
     return {"group_size": int(group_size), "bits": int(bits), "mode": mode}
 

@@ -90,7 +90,7 @@ class _Loader:
         return (
             self._dequantize
             or runtime.on_gpu()
-            or all(tensors[f"{part}.weight"].dtype == "F32" for part in layout.parts(path))
+            or all(tensors[f"{part}.weight"].dtype in ("F32", "F64") for part in layout.parts(path))
         )
 
     def _fill(self, linear: Linear, path: str) -> None:

@@ -12,7 +12,6 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +21,20 @@ import numpy.typing as npt
 
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
 
-# numpy has no bfloat16: its bytes travel as uint16 and are viewed as bfloat16 in MLX.
+# The format's types. numpy has no bfloat16: its bytes travel as uint16, viewed as bfloat16 in MLX. Of
+# the 8-bit floats, which nothing here reads, only the size counts.
 NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "BF16": np.dtype("<u2"),
-    "U32": np.dtype("<u4"),
-    "U8": np.dtype("u1"),
-}
+    name: np.dtype(code)
+    for name, code in {
+        "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "F8_E4M3": "u1", "F8_E5M2": "u1",
+        "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
+        "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?",
+    }.items()
+}  # fmt: skip
+FLOATS = ("F64", "F32", "F16", "BF16")  # that become weights
 # In bytes. The format allows 100 MB, which parsed would take 2 GB; an EmbeddingGemma's takes 0.1 MB.
 MAX_HEADER = 2_000_000
+MAX_DIMENSIONS = 8  # no weight has more than two; a product of 900,000 sizes would take minutes
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,9 @@ class Tensor:
             raise EmbeddingGemmaError(f"{self.path} changed while it was read: start again")
 
     def _to_mlx(self, array: npt.NDArray[Any]) -> mx.array:
-        result = mx.array(array)
+        result = mx.array(
+            array
+        )  # of float64 float32: what is too large becomes infinite, and is found so
         return result.view(mx.bfloat16) if self.dtype == "BF16" else result
 
 
@@ -117,37 +122,31 @@ def read_header(path: Path) -> dict[str, Tensor]:
     Raises:
         EmbeddingGemmaError: not a safetensors file, or one that was cut short.
     """
-    with path.open("rb") as file:
-        status = os.stat(file.fileno())
-        size = status.st_size
-        start = file.read(8)
-        length = int.from_bytes(start, "little")
-        if len(start) < 8 or not 2 <= length <= min(MAX_HEADER, size - 8):
-            if size and start.startswith(b"version "):
-                raise EmbeddingGemmaError(
-                    f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` in its folder"
-                )
-            raise EmbeddingGemmaError(
-                f"{path} is not a safetensors file or was cut short ({size:,} bytes): expected a "
-                f"header that fits into it and {MAX_HEADER:,} bytes, got {length:,}: download it again"
-            )
-        try:
-            header = json.loads(file.read(length), object_pairs_hook=_unique)
-            return _tensors(path, header, 8 + length, status)
-        except (
-            UnicodeDecodeError,
-            RecursionError,
-            TypeError,
-            ValueError,
-            LookupError,
-            AttributeError,
-        ) as error:
-            if isinstance(error, EmbeddingGemmaError):
-                raise
-            raise EmbeddingGemmaError(
-                f"{path} is not a safetensors file: its header is damaged: expected names with dtype, "
-                f"shape and data_offsets, got {str(error)[:100] or 'none'}: download it again"
-            ) from None
+    try:
+        with path.open("rb") as file:
+            status = os.stat(file.fileno())
+            start = file.read(8)
+            length = int.from_bytes(start, "little")
+            if len(start) == 8 and 2 <= length <= min(MAX_HEADER, status.st_size - 8):
+                header = json.loads(file.read(length), object_pairs_hook=_unique)
+                return _tensors(path, header, 8 + length, status)
+    except OSError as error:
+        raise EmbeddingGemmaError(f"cannot read {path}: {error.strerror}") from None
+    except (RecursionError, TypeError, ValueError, LookupError, AttributeError) as error:
+        if isinstance(error, EmbeddingGemmaError):
+            raise
+        raise EmbeddingGemmaError(
+            f"{path} is not a safetensors file: its header is damaged: expected names with dtype, "
+            f"shape and data_offsets, got {str(error)[:80] or 'none'}: download it again"
+        ) from None
+    if start.startswith(b"version "):
+        raise EmbeddingGemmaError(
+            f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` in its folder"
+        )
+    raise EmbeddingGemmaError(
+        f"{path} is not a safetensors file or was cut short ({status.st_size:,} bytes): expected a "
+        f"header that fits into it and {MAX_HEADER:,} bytes, got {length:,}: download it again"
+    )
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -157,6 +156,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def _whole(number: object) -> int:
+    """A size or a place of this file or any other: nothing larger is multiplied, or quoted."""
+    if type(number) is not int or not -(2**63) <= number < 2**63:
+        raise ValueError(f"{number!r:.40} where a whole number belongs")
+    return number
+
+
 def _tensors(
     path: Path, header: Mapping[str, Any], data_start: int, status: os.stat_result
 ) -> dict[str, Tensor]:
@@ -164,16 +170,19 @@ def _tensors(
     end_of_last = 0
     entries = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
     for name, entry in sorted(entries, key=lambda item: item[1]["data_offsets"][0]):
-        begin, end = map(index, entry["data_offsets"])
+        begin, end = map(_whole, entry["data_offsets"])
         if entry["dtype"] not in NUMPY_DTYPES:
             raise EmbeddingGemmaError(
-                f"{path}: {name} has dtype {entry['dtype']}; expected one of {', '.join(NUMPY_DTYPES)}"
+                f"{path}: {name!r:.80} has dtype {entry['dtype']!r:.20}; expected one of "
+                f"{', '.join(NUMPY_DTYPES)}"
             )
-        shape = tuple(map(index, entry["shape"]))
+        if len(entry["shape"]) > MAX_DIMENSIONS:
+            raise ValueError(f"{len(entry['shape']):,} dimensions of {name!r:.40}")
+        shape = tuple(map(_whole, entry["shape"]))
         tensor = Tensor(path, entry["dtype"], shape, data_start + begin, status.st_mtime_ns)
-        if min(tensor.shape, default=1) < 1 or tensor.nbytes != end - begin or begin != end_of_last:
+        if min(shape, default=1) < 1 or tensor.nbytes != end - begin or begin != end_of_last:
             raise EmbeddingGemmaError(
-                f"{path}: the place given for {name} does not match its shape {list(tensor.shape)}: "
+                f"{path}: the place given for {name!r:.80} does not match its shape {list(shape)}: "
                 f"expected {tensor.nbytes:,} bytes from {end_of_last:,} on, got {begin:,} to {end:,}: "
                 "the file is damaged, download it again"
             )
@@ -193,6 +202,6 @@ def read_headers(paths: Iterable[Path]) -> dict[str, Tensor]:
     for path in paths:
         for name, tensor in read_header(path).items():
             if name in tensors:
-                raise EmbeddingGemmaError(f"{name} is in both {tensors[name].path} and {path}")
+                raise EmbeddingGemmaError(f"{name!r:.80} is in both {tensors[name].path} and {path}")
             tensors[name] = tensor
     return tensors

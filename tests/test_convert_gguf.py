@@ -18,10 +18,12 @@ from mlx_embeddinggemma.config import Config
 TEXTS = ["Mars is the red planet.", "Простой текст", ""]
 
 
-def write_gguf(folder: Path, out: Path, kind: str, *, heads=(2, 3), extra=lambda writer: None) -> Path:
-    """A gemma-embedding file from a folder, by the gguf package's writer."""
+def write_gguf(
+    folder: Path, out: Path, kind: str, *, heads=(2, 3), extra=lambda writer: None, ollama=False
+) -> Path:
+    """A gemma-embedding file from a folder, by the gguf package's writer; or gemma3, as Ollama's."""
     cfg = json.loads((folder / "config.json").read_text())
-    writer = gguf.GGUFWriter(out, "gemma-embedding")
+    writer = gguf.GGUFWriter(out, "gemma3" if ollama else "gemma-embedding")
     writer.add_context_length(cfg["max_position_embeddings"])
     writer.add_embedding_length(cfg["hidden_size"])
     writer.add_block_count(cfg["num_hidden_layers"])
@@ -30,7 +32,14 @@ def write_gguf(folder: Path, out: Path, kind: str, *, heads=(2, 3), extra=lambda
     writer.add_head_count_kv(cfg["num_key_value_heads"])
     writer.add_key_length(cfg["head_dim"])
     writer.add_layer_norm_rms_eps(cfg["rms_norm_eps"])
-    writer.add_rope_freq_base(cfg["rope_theta"])
+    if ollama:
+        writer.add_float32("gemma3.rope.global.freq_base", cfg["rope_theta"])
+        writer.add_float32("gemma3.rope.local.freq_base", cfg["rope_local_base_freq"])
+        writer.add_pooling_type(gguf.PoolingType.MEAN)
+        slides = [kind == "sliding_attention" for kind in cfg["layer_types"]]
+        writer.add_array("gemma3.attention.sliding_window_pattern", slides)
+    else:
+        writer.add_rope_freq_base(cfg["rope_theta"])
     writer.add_sliding_window(cfg["sliding_window"])
     names = {"embed_tokens": "token_embd", "norm": "output_norm"}
     names |= {
@@ -42,7 +51,7 @@ def write_gguf(folder: Path, out: Path, kind: str, *, heads=(2, 3), extra=lambda
     found = {f"{names[n.removesuffix('.weight')]}.weight": x for n, x in tensors.items()}
     for i in heads:
         dense = load_file(folder / f"{i}_Dense" / "model.safetensors")["linear.weight"]
-        found[f"dense_{i}.weight"] = dense
+        found[f"dense.{i - 2}.weight" if ollama else f"dense_{i}.weight"] = dense
     extra(writer)
     ggml = gguf.GGMLQuantizationType[kind]
     for name, x in found.items():

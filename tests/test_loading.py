@@ -157,12 +157,12 @@ def config_a_list(folder: Path):
     (folder / "config.json").write_text("[]")
 
 
-@edit("config.json has no 'head_dim'")
+@edit("config.json has no 'hidden_size'")
 def config_without_a_key(folder: Path):
-    change(folder, head_dim=None)
+    change(folder, hidden_size=None)
 
 
-@edit("expected for hidden_size a number .* got 'wide'")
+@edit("expected for hidden_size an integer .* got 'wide'")
 def config_with_a_string(folder: Path):
     change(folder, hidden_size="wide")
 
@@ -263,7 +263,7 @@ def wrong_dtype(folder: Path):
     tensors(folder, lambda t: t.__setitem__("norm.weight", t["norm.weight"].astype(np.uint8)))
 
 
-@edit("has dtype I64; expected one of")
+@edit("wrong dtype 1: norm.weight I64")
 def unknown_dtype(folder: Path):
     tensors(folder, lambda t: t.__setitem__("norm.weight", t["norm.weight"].astype(np.int64)))
 

@@ -12,7 +12,6 @@ from typing import cast
 
 import mlx.core as mx
 
-from mlx_embeddinggemma import runtime
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
 
 Grid = Callable[[mx.array], mx.array]
@@ -31,10 +30,9 @@ def q4_0(weight: mx.array) -> mx.array:
     blocks = weight.reshape(-1, BLOCK)
     largest = mx.abs(blocks).argmax(axis=1, keepdims=True)
     d = mx.take_along_axis(blocks, largest, axis=1) / -8
-    # float64 decides ties as ggml does. A GPU has none; there one weight in a million may differ.
-    exact = mx.float32 if runtime.on_gpu() else mx.float64
-    levels = mx.floor(blocks.astype(exact) * _inverse(d).astype(exact) + 8.5)
-    levels = mx.minimum(levels.astype(mx.float32), 15.0)
+    # Product and sum are rounded each, as in `convert/formats.py`. A GPU may fuse them, and there one
+    # weight in some million differs.
+    levels = mx.minimum(mx.floor(blocks * _inverse(d) + 8.5), 15.0)
     return ((levels - 8) * _half(d)).reshape(weight.shape)
 
 
