@@ -19,6 +19,7 @@ from mlx_embeddinggemma.config import Config
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
 from mlx_embeddinggemma.tensors import read_flat
 
+from .card import as_json
 from .formats import grid
 from .recipes import FIXED
 from .sentencepiece_model import model_proto
@@ -29,6 +30,14 @@ SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "
 STRING, ARRAY = 8, 9
 # Entries of two dozen bytes become objects of hundreds: what no EmbeddingGemma needs is not read.
 MOST_ENTRIES, MOST_ITEMS = 2**16, 2**20
+# What llama.cpp may be told otherwise, and `model_proto` takes for granted.
+GEMMA_TOKENIZER = {
+    "bos_token_id": 2,
+    "eos_token_id": 1,
+    "unknown_token_id": 3,
+    "padding_token_id": 0,
+    "add_space_prefix": False,
+}
 # Name, weights a block, bytes a block.
 TYPES = {
     0: ("F32", 1, 4),
@@ -369,16 +378,33 @@ def _tokenizer_files(
         if not files.keys() & {"tokenizer.json", "tokenizer.model"}:
             raise EmbeddingGemmaError(f"{folder} has neither tokenizer.json nor tokenizer.model")
         return files
-    parts = [metadata.get(f"tokenizer.ggml.{key}") for key in ("tokens", "scores", "token_type")]
-    tokens, scores, kinds = (part if isinstance(part, list) else [] for part in parts)
+
+    def value(key: str, default: Any = None) -> Any:
+        return metadata.get(f"tokenizer.ggml.{key}", default)
+
+    tokens, scores, kinds = (
+        part if isinstance(part, list) else []
+        for part in (value("tokens"), value("scores"), value("token_type"))
+    )
     whole = (
         len(tokens) == len(scores) == len(kinds) >= 4
         and all(isinstance(token, str) for token in tokens)
         and all(isinstance(score, float) and math.isfinite(score) for score in scores)
         and set(kinds) <= set(range(1, 7))  # the types that sentencepiece knows
     )
-    if metadata.get("tokenizer.ggml.model") != "llama" or not whole:
+    if value("model") != "llama" or not whole:
         raise EmbeddingGemmaError(
             f"{path} carries no sentencepiece tokenizer: give a folder that has one, --tokenizer"
         )
-    return {"tokenizer.model": model_proto(tokens, scores, kinds)}
+    for key, expected in GEMMA_TOKENIZER.items():
+        if value(key, expected) != expected:
+            raise EmbeddingGemmaError(
+                f"{path}: expected tokenizer.ggml.{key} {expected}, got {value(key)!r:.40}: give a folder "
+                "with the tokenizer that is meant, --tokenizer"
+            )
+    config: dict[str, Any] = {"tokenizer_class": "GemmaTokenizer"}
+    config |= {key: bool(value(key, True)) for key in ("add_bos_token", "add_eos_token")}
+    return {
+        "tokenizer.model": model_proto(tokens, scores, kinds),
+        "tokenizer_config.json": as_json(config).encode(),
+    }
