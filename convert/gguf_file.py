@@ -399,8 +399,8 @@ def _tokenizer_files(
     for key, expected in GEMMA_TOKENIZER.items():
         if value(key, expected) != expected:
             raise EmbeddingGemmaError(
-                f"{path}: expected tokenizer.ggml.{key} {expected}, got {value(key)!r:.40}: give a folder "
-                "with the tokenizer that is meant, --tokenizer"
+                f"{path}: expected tokenizer.ggml.{key} {expected}, got {value(key)!r:.40}: give a "
+                "folder with the tokenizer that is meant, --tokenizer"
             )
     config: dict[str, Any] = {"tokenizer_class": "GemmaTokenizer"}
     config |= {key: bool(value(key, True)) for key in ("add_bos_token", "add_eos_token")}

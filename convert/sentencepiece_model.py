@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
-from mlx_embeddinggemma.small_files import check_present
+from mlx_embeddinggemma.presence import check_present
 from mlx_embeddinggemma.tokenizer import seal
 from mlx_embeddinggemma.tokenizer_json import (
     BPE,
@@ -41,7 +41,7 @@ class Kind(IntEnum):
 
 
 def from_json(path: Path) -> bytes | None:
-    """The model of a tokenizer.json, or None where sentencepiece could not be shown to give the same ids.
+    """The model of a tokenizer.json, or None where sentencepiece is not sure to give the same ids.
 
     sentencepiece joins two neighbours whenever the result is a piece, lowest id first. A
     tokenizer.json says the same only if its merges are all the ways to split its pieces, in the
@@ -102,7 +102,7 @@ def _plain_bpe(raw: Mapping[str, Any]) -> bool:
     """Whether the file holds Gemma's kind of tokenizer: spaces to U+2581, bos and eos around a text."""
     model, template = raw["model"], raw["post_processor"] or {}
     ids = {key: value["ids"] for key, value in template.get("special_tokens", {}).items()}
-    single = [list(part.values())[0]["id"] for part in template.get("single", [])]
+    single = [next(iter(part.values()))["id"] for part in template.get("single", [])]
     return (
         model.get("type") == "BPE"
         and not model.get("dropout")
@@ -118,8 +118,8 @@ def _plain_bpe(raw: Mapping[str, Any]) -> bool:
 def _plainly_added(pieces: Sequence[str], added: Mapping[str, Any], beside: Beside) -> bool:
     """Whether added tokens are found as sentencepiece finds its own: literally, wherever they stand.
 
-    A space in a text becomes U+2581 before merging, but after added tokens are found: one with either in it
-    is two things to sentencepiece, but for the runs of U+2581 that the reader treats (see there).
+    A space becomes U+2581 after the added tokens are found and before others are merged: only of runs
+    of U+2581 is sentencepiece's reader made to tell the one from the other.
     """
     listed = {token.content: as_tuple(token) for token in (*beside.added.values(), *beside.named)}
     literal = {content: (content, False, False, False, False) for content in added}
@@ -161,7 +161,7 @@ def _merges_follow_ids(model: Mapping[str, Any], added: Mapping[str, Any]) -> bo
 
 
 def _runs_first(merges: Sequence[tuple[str, ...]], added: Mapping[str, Any]) -> bool:
-    """Whether a run of spaces grows from its left, as sentencepiece takes it, before a word has any of it."""
+    """Whether a run of spaces grows from its left, as in sentencepiece, before a word has any of it."""
     if "▁▁" not in added:
         return True
     begun = merges.index(("▁", "▁"))

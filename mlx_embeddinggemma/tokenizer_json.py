@@ -1,8 +1,8 @@
 """tokenizer.json as transformers reads it: with what the files beside it add, or refused by name.
 
 transformers 5 has two ways to read the file. For the class GemmaTokenizer it takes the vocabulary, the
-merges and the post-processor, and builds the rest itself; for PreTrainedTokenizerFast it takes the file as
-it is. Both then add the tokens that tokenizer_config.json, or else special_tokens_map.json and
+merges and the post-processor, and builds the rest itself; for PreTrainedTokenizerFast it takes the file
+as it is. Both then add the tokens that tokenizer_config.json, or else special_tokens_map.json and
 added_tokens.json, list or name. Neither looks at `add_bos_token`: the post-processor says it.
 """
 
@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
-from mlx_embeddinggemma.small_files import check_present, read_object
+from mlx_embeddinggemma.json_files import read_object
+from mlx_embeddinggemma.presence import check_present
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken
@@ -49,7 +50,7 @@ class Beside:
 
     Attributes:
         gemma: whether transformers reads it with its GemmaTokenizer.
-        listed: whether tokenizer_config.json lists the added tokens: then GemmaTokenizer takes no others.
+        listed: whether tokenizer_config.json lists the added tokens: GemmaTokenizer takes no others.
         added: tokens that come with an id, of which only the order counts.
         named: tokens with a role, such as bos, in the order in which new ones get an id.
     """
@@ -67,7 +68,7 @@ def read_beside(folder: Path) -> Beside:
         EmbeddingGemmaError: one of them is damaged, or asks for what is not supported.
     """
     path = folder / "tokenizer_config.json"
-    config = read_object(path)
+    config = read_object(path, optional=True)
     kind = config.get("tokenizer_class") or GEMMA[0]
     if kind not in GEMMA + AS_IT_IS:
         raise EmbeddingGemmaError(
@@ -88,12 +89,12 @@ def read_beside(folder: Path) -> Beside:
             _named(path, names, more),
         )
     path = folder / "special_tokens_map.json"
-    old = read_object(path)
+    old = read_object(path, optional=True)
     names |= {key: value for key, value in old.items() if key not in LISTS}
     named = _named(path, names, [*more, *_extra(path, old)])
     special = {token.content for token in named}
     path = folder / "added_tokens.json"
-    ids = read_object(path)
+    ids = read_object(path, optional=True)
     tokens = {str(i): {"content": text, "special": text in special} for text, i in ids.items()}
     return Beside(kind in GEMMA, listed, _by_id(path, tokens), named)
 
@@ -135,15 +136,18 @@ def _token(path: Path, value: Any, **flags: bool) -> "AddedToken":
         ) from None
 
 
-def read_tokenizer(folder: Path, beside: Beside) -> "FastTokenizer":
+def read_tokenizer(folder: Path) -> "tuple[FastTokenizer, set[str]]":
     """The tokenizer that transformers would make of a folder.
+
+    Returns:
+        It, and the tokens that it has for their roles alone: no file lists them.
 
     Raises:
         EmbeddingGemmaError: damaged, or its files say different things.
     """
     from tokenizers import Tokenizer
 
-    path = folder / "tokenizer.json"
+    path, beside = folder / "tokenizer.json", read_beside(folder)
     check_present(path)
     with refusing(path):
         model = Tokenizer.from_file(str(path))
@@ -158,14 +162,23 @@ def read_tokenizer(folder: Path, beside: Beside) -> "FastTokenizer":
         same = {as_tuple(token) for token in known.values()}
         new = [token for _, token in sorted(added.items()) if as_tuple(token) not in same]
         model.add_tokens([token for token in new if token.content])
-        has = {token.content for token in (*known.values(), *added.values())}
-        model.add_special_tokens([t for t in beside.named if t.content and t.content not in has])
-    return model
+        has = {"", *(token.content for token in (*known.values(), *added.values()))}
+        named = [token for token in beside.named if token.content not in has]
+        model.add_special_tokens(named)
+    return model, {token.content for token in named}
 
 
 def as_tuple(token: "AddedToken") -> tuple[str, bool, bool, bool, bool]:
     """All of a token that matters to how a text is split; equality of the class itself is less."""
     return token.content, token.lstrip, token.rstrip, token.single_word, token.normalized
+
+
+def put_in_lower_case(model: "FastTokenizer") -> None:
+    """Texts lose their capitals from now on, before all else is done to them."""
+    from tokenizers.normalizers import Lowercase, Sequence
+
+    own = model.normalizer
+    model.normalizer = Sequence([Lowercase(), *([own] if own else [])])
 
 
 def _check(path: Path, model: "FastTokenizer", beside: Beside) -> None:
@@ -204,7 +217,7 @@ def _check_complete(path: Path, known: "Mapping[int, AddedToken]", beside: Besid
 
 @contextmanager
 def refusing(path: Path) -> Iterator[None]:
-    """What the library raises, bare Exceptions and Rust's panics (no Exceptions at all), as our error."""
+    """What the library raises as our error: bare Exceptions, and Rust's panics, which are none."""
     try:
         yield
     except EmbeddingGemmaError:

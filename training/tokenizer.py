@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import sentencepiece as spm
-
 from mlx_embeddinggemma.convert.sentencepiece_model import from_json
 
 CONTROLS = ["<pad>", "<eos>", "<bos>", "<unk>"]
