@@ -156,7 +156,7 @@ def read_tokenizer(folder: Path) -> "tuple[FastTokenizer, set[str]]":
         model.no_padding()
         known = model.get_added_tokens_decoder()
         if beside.listed and beside.gemma:
-            _check_complete(path, known, beside)
+            _check_list(path, model, beside)
         # Where tokenizer_config.json describes a token otherwise, transformers follows it.
         added = beside.added if beside.listed else beside.added | known
         same = {as_tuple(token) for token in known.values()}
@@ -206,12 +206,24 @@ def _state(part: Any) -> Any:
     return None if part is None else json.loads(part.__getstate__())
 
 
-def _check_complete(path: Path, known: "Mapping[int, AddedToken]", beside: Beside) -> None:
+def _check_list(path: Path, model: "FastTokenizer", beside: Beside) -> None:
+    """Refuses a list that is not tokenizer.json's: GemmaTokenizer takes its added tokens from there."""
     listed = {token.content for token in (*beside.added.values(), *beside.named)}
-    if left := [token.content for token in known.values() if token.content not in listed]:
+    known = model.get_added_tokens_decoder()
+    numbered = [
+        token for i, token in sorted(known.items()) if model.model.token_to_id(str(token)) is None
+    ]
+    new = [t for _, t in sorted(beside.added.items()) if model.model.token_to_id(t.content) is None]
+    wrong = [token.content for token in known.values() if token.content not in listed]
+    wrong += [
+        ours.content
+        for ours, theirs in zip(numbered, new, strict=False)
+        if ours.content != theirs.content
+    ]
+    if wrong:
         raise EmbeddingGemmaError(
-            f"{path} adds the token {left[0]!r:.60}, which the added_tokens_decoder in "
-            "tokenizer_config.json lacks: save the tokenizer again, or remove that list"
+            f"{path} adds the token {wrong[0]!r:.60}, which the added_tokens_decoder in "
+            "tokenizer_config.json lacks or numbers otherwise: save the tokenizer again"
         )
 
 
