@@ -57,11 +57,12 @@ def from_json(path: Path) -> bytes | None:
     check_present(path)
     try:
         raw = json.loads(path.read_bytes())
-        model, added = raw["model"], {a["content"]: a for a in raw["added_tokens"]}
+        model, tokens = raw["model"], raw.get("added_tokens") or []
+        added = {token["content"]: token for token in tokens}
         vocab = model["vocab"] | {piece: a["id"] for piece, a in added.items()}
         pieces = sorted(vocab, key=vocab.__getitem__)
         same = (
-            len(added) == len(raw["added_tokens"])
+            len(added) == len(tokens)
             and [vocab[piece] for piece in pieces] == list(range(len(pieces)))
             and pieces[:4] == SPECIAL
             and _plain_bpe(raw)
@@ -100,7 +101,7 @@ def model_proto(pieces: Sequence[str], scores: Iterable[float], kinds: Iterable[
 
 def _plain_bpe(raw: Mapping[str, Any]) -> bool:
     """Whether the file holds Gemma's kind of tokenizer: spaces to U+2581, bos and eos around a text."""
-    model, template = raw["model"], raw["post_processor"] or {}
+    model, template = raw["model"], raw.get("post_processor") or {}
     ids = {key: value["ids"] for key, value in template.get("special_tokens", {}).items()}
     single = [next(iter(part.values()))["id"] for part in template.get("single", [])]
     return (
@@ -108,8 +109,8 @@ def _plain_bpe(raw: Mapping[str, Any]) -> bool:
         and not model.get("dropout")
         and all(model.get(key) == value for key, value in BPE.items())
         and all(f"<0x{byte:02X}>" in model["vocab"] for byte in range(256))
-        and raw["normalizer"] == NORMALIZER
-        and raw["pre_tokenizer"] in (PRE_TOKENIZER, None)
+        and raw.get("normalizer") == NORMALIZER
+        and raw.get("pre_tokenizer") in (PRE_TOKENIZER, None)
         and single == ["<bos>", "A", "<eos>"]
         and ids == {"<bos>": [2], "<eos>": [1]}
     )
