@@ -357,8 +357,9 @@ def test_a_derived_model_gives_the_same_ids_or_is_none(case, folder):
     more = {
         "unlisted bos": lambda raw: raw["added_tokens"].pop(2),
         "a product of bytes": lambda raw: (
-            raw["model"]["vocab"].update({"<0x4": 512, "1>": 513, "<0": 514, "x4": 515}),
-            raw["model"]["merges"].extend([["<0", "x4"], ["<0x4", "1>"]]),
+            raw["model"]["vocab"].update({"x4": 512, "0x4": 513, "<0x4": 514, "1>": 515}),
+            raw["model"]["merges"].insert(0, ["<0x4", "1>"]),
+            raw["model"]["merges"].extend([["x", "4"], ["0", "x4"], ["<", "0x4"], ["1", ">"]]),
         ),
         "a gap": lambda raw: raw["model"]["vocab"].update(gap=520),
     }
@@ -371,6 +372,16 @@ def test_a_derived_model_gives_the_same_ids_or_is_none(case, folder):
         quick = load_tokenizer(folder, ROWS)
         assert isinstance(quick, SentencePieceTokenizer)
         assert quick.encode(TEXTS) == JsonTokenizer(folder, ROWS).encode(TEXTS)
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_a_derived_model_needs_all_its_special_tokens_found_in_texts(index, folder):
+    config = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    checkpoints.write_json(folder / "tokenizer_config.json", config)
+    assert from_json(folder / "tokenizer.json") is not None
+    change(folder / "tokenizer.json", lambda raw: raw["added_tokens"].pop(index))
+    assert from_json(folder / "tokenizer.json") is None
+    assert load_tokenizer(folder, ROWS).encode(TEXTS) == reference(folder, TEXTS)
 
 
 @pytest.mark.parametrize("case", CONFIG)
