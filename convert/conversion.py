@@ -25,7 +25,7 @@ from mlx_embeddinggemma.errors import EmbeddingGemmaError
 from mlx_embeddinggemma.folders import new_folder
 from mlx_embeddinggemma.hub import local
 from mlx_embeddinggemma.prompts import load_prompts
-from mlx_embeddinggemma.tokenizer import load_tokenizer
+from mlx_embeddinggemma.tokenizer import agrees, load_tokenizer
 
 from .card import as_json, write_card
 from .fidelity import Fidelity, compare, embed
@@ -288,16 +288,18 @@ def _digests(source: Source) -> dict[str, str]:
 
 
 def _write_tokenizer(folder: Path, source: Source) -> None:
-    """The source's files beside the weights; a tokenizer.model where it has none."""
+    """The source's files beside the weights, and a tokenizer.model that agrees with them or none."""
     for name, content in source.files.items():
         if isinstance(content, Path):
             shutil.copyfile(content, folder / name)
         else:
             (folder / name).write_bytes(content)
-    if not (folder / "tokenizer.model").exists() and (folder / "tokenizer.json").exists():
-        model = from_json(folder / "tokenizer.json")
-        if model is not None:
-            (folder / "tokenizer.model").write_bytes(model)
+    truth, quick = folder / "tokenizer.json", folder / "tokenizer.model"
+    if not truth.exists() or (quick.exists() and agrees(folder)):
+        return
+    quick.unlink(missing_ok=True)  # other programs would believe it
+    if model := from_json(truth):
+        quick.write_bytes(model)
 
 
 def _config(source: Source, dtype: str, pieces: Sequence[Piece]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from mlx_embeddinggemma.config import Config
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
 from mlx_embeddinggemma.hub import local
 
+from .card import as_json
 from .gguf_reader import GgufTensor, read_gguf
 from .sentencepiece_model import model_proto
 from .sources import COPIED, Matrix, Source, open_folder
@@ -21,6 +22,14 @@ OLLAMA_DEFAULTS = {
     "attention.key_length": 256,
     "attention.layer_norm_rms_epsilon": 1e-6,
     "rope.freq_base": 1_000_000.0,
+}
+# What llama.cpp may be told otherwise, and `model_proto` takes for granted.
+GEMMA_TOKENIZER = {
+    "bos_token_id": 2,
+    "eos_token_id": 1,
+    "unknown_token_id": 3,
+    "padding_token_id": 0,
+    "add_space_prefix": False,
 }
 NAMES = {
     "self_attn.q_proj": "attn_q",
@@ -242,16 +251,33 @@ def _tokenizer_files(
         if not files.keys() & {"tokenizer.json", "tokenizer.model"}:
             raise EmbeddingGemmaError(f"{folder} has neither tokenizer.json nor tokenizer.model")
         return files
-    parts = [metadata.get(f"tokenizer.ggml.{key}") for key in ("tokens", "scores", "token_type")]
-    tokens, scores, kinds = (part if isinstance(part, list) else [] for part in parts)
+
+    def value(key: str, default: Any = None) -> Any:
+        return metadata.get(f"tokenizer.ggml.{key}", default)
+
+    tokens, scores, kinds = (
+        part if isinstance(part, list) else []
+        for part in (value("tokens"), value("scores"), value("token_type"))
+    )
     whole = (
         len(tokens) == len(scores) == len(kinds) >= 4
         and all(isinstance(token, str) for token in tokens)
         and all(isinstance(score, float) and math.isfinite(score) for score in scores)
         and set(kinds) <= set(range(1, 7))  # the types that sentencepiece knows
     )
-    if metadata.get("tokenizer.ggml.model") != "llama" or not whole:
+    if value("model") != "llama" or not whole:
         raise EmbeddingGemmaError(
             f"{path} carries no sentencepiece tokenizer: give a folder that has one, --tokenizer"
         )
-    return {"tokenizer.model": model_proto(tokens, scores, kinds)}
+    for key, expected in GEMMA_TOKENIZER.items():
+        if value(key, expected) != expected:
+            raise EmbeddingGemmaError(
+                f"{path}: expected tokenizer.ggml.{key} {expected}, got {value(key)!r:.40}: give a "
+                "folder with the tokenizer that is meant, --tokenizer"
+            )
+    config: dict[str, Any] = {"tokenizer_class": "GemmaTokenizer"}
+    config |= {key: bool(value(key, True)) for key in ("add_bos_token", "add_eos_token")}
+    return {
+        "tokenizer.model": model_proto(tokens, scores, kinds),
+        "tokenizer_config.json": as_json(config).encode(),
+    }

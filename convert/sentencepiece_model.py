@@ -5,6 +5,7 @@ do not earn a protobuf dependency.
 """
 
 import json
+import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
@@ -13,7 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
-from mlx_embeddinggemma.tokenizer import OUTSIDE_TABLE
+from mlx_embeddinggemma.presence import check_present
+from mlx_embeddinggemma.tokenizer import seal
+from mlx_embeddinggemma.tokenizer_json import (
+    BPE,
+    FLAGS,
+    NORMALIZER,
+    PRE_TOKENIZER,
+    Beside,
+    as_tuple,
+    read_beside,
+)
+
+SPECIAL = ["<pad>", "<eos>", "<bos>", "<unk>"]  # their ids in every Gemma
+BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 
 class Kind(IntEnum):
@@ -27,26 +41,40 @@ class Kind(IntEnum):
 
 
 def from_json(path: Path) -> bytes | None:
-    """The model of a tokenizer.json, or None where sentencepiece could not give the same ids.
+    """The model of a tokenizer.json, or None where sentencepiece is not sure to give the same ids.
 
     sentencepiece joins two neighbours whenever the result is a piece, lowest id first. A
     tokenizer.json says the same only if its merges are all the ways to split its pieces, in the
     order of the ids; the added tokens (found in the text beforehand by both) are free of the order.
+
+    Args:
+        path: of the file, with those beside it that may add to it.
+
+    Returns:
+        The file's content, sealed (see `mlx_embeddinggemma.tokenizer`).
     """
+    beside = read_beside(path.parent)
+    check_present(path)
     try:
         raw = json.loads(path.read_bytes())
-        model, added = raw["model"], {a["content"]: a["id"] for a in raw["added_tokens"]}
-        if not _plain_bpe(raw) or not _merges_follow_ids(model, added):
-            return None
-        vocab = {**model["vocab"], **added}
-        vocab.pop(OUTSIDE_TABLE, None)
+        model, tokens = raw["model"], raw.get("added_tokens") or []
+        added = {token["content"]: token for token in tokens}
+        vocab = model["vocab"] | {piece: a["id"] for piece, a in added.items()}
         pieces = sorted(vocab, key=vocab.__getitem__)
-        if [vocab[piece] for piece in pieces] != list(range(len(pieces))):
-            return None
+        same = (
+            len(added) == len(tokens)
+            and [vocab[piece] for piece in pieces] == list(range(len(pieces)))
+            and pieces[:4] == SPECIAL
+            and _plain_bpe(raw)
+            and _plainly_added(pieces, added, beside)
+            and _merges_follow_ids(model, added)
+        )
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise EmbeddingGemmaError(f"{path} is not a tokenizer: {error!r}") from None
+        raise EmbeddingGemmaError(f"{path} is not a tokenizer: {repr(error)[:80]}") from None
+    if not same:
+        return None
     kinds = [_kind(i, piece, piece in added) for i, piece in enumerate(pieces)]
-    return model_proto(pieces, [-float(i) for i in range(len(pieces))], kinds)
+    return seal(path.parent, model_proto(pieces, [-float(i) for i in range(len(pieces))], kinds))
 
 
 def model_proto(pieces: Sequence[str], scores: Iterable[float], kinds: Iterable[int]) -> bytes:
@@ -72,24 +100,75 @@ def model_proto(pieces: Sequence[str], scores: Iterable[float], kinds: Iterable[
 
 
 def _plain_bpe(raw: Mapping[str, Any]) -> bool:
-    """Whether the file holds Gemma's kind of tokenizer: spaces to U+2581, nothing else changed."""
-    model, normalizer = raw["model"], raw.get("normalizer") or {}
+    """Whether the file holds Gemma's kind of tokenizer: spaces to U+2581, bos and eos around a text."""
+    model, template = raw["model"], raw.get("post_processor") or {}
+    ids = {key: value["ids"] for key, value in template.get("special_tokens", {}).items()}
+    single = [next(iter(part.values()))["id"] for part in template.get("single", [])]
     return (
         model.get("type") == "BPE"
-        and bool(model.get("byte_fallback"))
-        and normalizer == {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
-        and not any(a["lstrip"] or a["rstrip"] or a["single_word"] for a in raw["added_tokens"])
+        and not model.get("dropout")
+        and all(model.get(key) == value for key, value in BPE.items())
+        and all(f"<0x{byte:02X}>" in model["vocab"] for byte in range(256))
+        and raw.get("normalizer") == NORMALIZER
+        and raw.get("pre_tokenizer") in (PRE_TOKENIZER, None)
+        and single == ["<bos>", "A", "<eos>"]
+        and ids == {"<bos>": [2], "<eos>": [1]}
     )
 
 
-def _merges_follow_ids(model: Mapping[str, Any], added: Mapping[str, int]) -> bool:
+def _plainly_added(pieces: Sequence[str], added: Mapping[str, Any], beside: Beside) -> bool:
+    """Whether added tokens are found as sentencepiece finds its own: literally, wherever they stand.
+
+    A space becomes U+2581 after the added tokens are found and before others are merged: only of runs
+    of U+2581 is sentencepiece's reader made to tell the one from the other.
+    """
+    listed = {token.content: as_tuple(token) for token in (*beside.added.values(), *beside.named)}
+    literal = {content: (content, False, False, False, False) for content in added}
+    runs = {piece for piece in pieces if set(piece) == {"▁"} and len(piece) > 1}
+    return (
+        all(not any(a.get(flag) for flag in FLAGS[:4]) for a in added.values())
+        and all(content and " " not in content for content in added)
+        and {content for content in added if "▁" in content}
+        == runs
+        == {"▁" * n for n in range(2, len(runs) + 2)}
+        and added.keys() >= {*SPECIAL, *listed}
+        and all(literal[content] == token for content, token in listed.items())
+        and not (beside.listed and beside.gemma and added.keys() - listed.keys())
+    )
+
+
+def _merges_follow_ids(model: Mapping[str, Any], added: Mapping[str, Any]) -> bool:
+    """Whether neighbours are joined in sentencepiece's order, runs of spaces before all else.
+
+    Merges that give an added token are of no account, but for those runs: it is gone from the text.
+    """
     vocab = model["vocab"]
-    merges = [m if isinstance(m, list) else m.split(" ") for m in model["merges"]]
-    products = [vocab[left + right] for left, right in merges if left + right not in added]
-    splits = [
-        i for piece in vocab for i in range(1, len(piece)) if piece[:i] in vocab and piece[i:] in vocab
-    ]
-    return len(splits) == len(merges) and all(a <= b for a, b in pairwise(products))
+    free = {piece for piece in added if "▁" not in piece}
+    merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in model["merges"]]
+    merges = [(left, right) for left, right in merges if left + right not in free]
+    splits = sum(
+        piece[:i] in vocab and piece[i:] in vocab
+        for piece in vocab
+        if piece not in free
+        for i in range(1, len(piece))
+    )
+    products = [left + right for left, right in merges if left + right not in added]
+    return (
+        len(merges) == len(set(merges)) == splits
+        and all(vocab[a] <= vocab[b] for a, b in pairwise(products))
+        and not any(BYTE.fullmatch(product) for product in products)
+        and _runs_first(merges, added)
+    )
+
+
+def _runs_first(merges: Sequence[tuple[str, ...]], added: Mapping[str, Any]) -> bool:
+    """Whether a run of spaces grows from its left, as in sentencepiece, before a word has any of it."""
+    if "▁▁" not in added:
+        return True
+    begun = merges.index(("▁", "▁"))
+    grown = [merges.index((run, "▁")) for run in added if set(run) == {"▁"} and run + "▁" in added]
+    word = next((i for i, m in enumerate(merges) if "▁" in "".join(m) not in added), len(merges))
+    return max(grown, default=0) <= begun < word
 
 
 def _kind(i: int, piece: str, added: bool) -> Kind:
@@ -97,7 +176,7 @@ def _kind(i: int, piece: str, added: bool) -> Kind:
         return Kind.CONTROL
     if i == 3:
         return Kind.UNKNOWN
-    if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
+    if BYTE.fullmatch(piece):
         return Kind.BYTE
     return Kind.USER_DEFINED if added else Kind.NORMAL
 

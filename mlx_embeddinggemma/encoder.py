@@ -288,8 +288,9 @@ class EmbeddingGemma:
         return self._tokenizer.encode([_text(text, i) for i, text in enumerate(texts)])
 
     def _cut(self, ids: list[int]) -> list[int]:
-        """The first tokens of a long text, its eos kept."""
-        return ids if len(ids) <= self.max_length else [*ids[: self.max_length - 1], ids[-1]]
+        """The first tokens of a long text, and what the tokenizer puts behind every text."""
+        end = self._tokenizer.suffix
+        return ids if len(ids) <= self.max_length else [*ids[: self.max_length - len(end)], *end]
 
     def _checked_dim(self, dim: int | None) -> int:
         if dim is None:

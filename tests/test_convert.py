@@ -396,8 +396,8 @@ def test_the_derived_tokenizer_model_gives_the_real_tokenizers_ids(shared, tmp_p
     packed = (shared / "tokenizer" / "tokenizer.json.xz").read_bytes()
     real.write_bytes(lzma.decompress(packed))
     (tmp_path / "tokenizer.model").write_bytes(from_json(real) or b"")
-    reference = JsonTokenizer(real, 262_144)
-    derived = SentencePieceTokenizer(tmp_path / "tokenizer.model")
+    reference = JsonTokenizer(tmp_path, 262_144)
+    derived = SentencePieceTokenizer(tmp_path, 262_144)
     special = [a["content"] for a in json.loads(real.read_bytes())["added_tokens"]]
     runs = [c * n for n in range(1, 70) for c in (" ", "\n", "\t", "▁", "\0", "\r\n", "🏰", " ▁")]
     rng = np.random.default_rng(0)

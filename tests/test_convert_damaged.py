@@ -594,9 +594,19 @@ def tokens(change: Callable[[dict[str, Any]], object]) -> Damage:
     return json_file("tokenizer.json", changed)
 
 
+def alone(model: bytes) -> Damage:
+    """A tokenizer.model without the tokenizer.json that would be read in its place."""
+
+    def changed(folder: Path) -> None:
+        (folder / "tokenizer.json").unlink()
+        (folder / "tokenizer.model").write_bytes(model)
+
+    return changed
+
+
 TOKENIZERS: dict[str, tuple[Damage, str]] = {
     "missing": (removed("tokenizer.json"), "neither tokenizer.model nor tokenizer.json"),
-    "empty": (written("tokenizer.json", b""), "not a tokenizer"),
+    "empty": (written("tokenizer.json", b""), "tokenizer.json is empty"),
     "cut short": (written("tokenizer.json", b'{"version": "1.0", "mod'), "not a tokenizer"),
     "a list": (written("tokenizer.json", b"[]"), "not a tokenizer"),
     "100,000 deep": (written("tokenizer.json", b"[" * 100_000), "not a tokenizer"),
@@ -607,20 +617,17 @@ TOKENIZERS: dict[str, tuple[Damage, str]] = {
         "not a tokenizer",
     ),
     "ids of words": (tokens(lambda t: t["model"]["vocab"].update(a="b")), "not a tokenizer"),
-    "fewer tokens than rows": (
-        tokens(lambda t: t["model"]["vocab"].popitem()),
-        "the tokenizer has 511 tokens, .* 512 rows",
+    "more tokens than rows": (
+        tokens(lambda t: t["model"]["vocab"].update(more=512)),
+        "the tokenizer has 513 tokens, .* 512 rows",
     ),
-    "sentencepiece empty": (
-        written("tokenizer.model", b""),
-        "tokenizer.model is not a sentencepiece model",
-    ),
+    "sentencepiece empty": (written("tokenizer.model", b""), "tokenizer.model is empty"),
     "sentencepiece noise": (
-        written("tokenizer.model", bytes(range(256)) * 9),
+        alone(bytes(range(256)) * 9),
         "tokenizer.model is not a sentencepiece model",
     ),
     "sentencepiece of a huge length": (
-        written("tokenizer.model", b"\n\xff\xff\xff\xff\x07"),
+        alone(b"\n\xff\xff\xff\xff\x07"),
         "tokenizer.model is not a sentencepiece model",
     ),
 }

@@ -298,6 +298,7 @@ def damaged_tokenizer(folder: Path):
 
 @edit("tokenizer.model is not a sentencepiece model")
 def damaged_sentencepiece(folder: Path):
+    (folder / "tokenizer.json").unlink()  # else it is read, and the other left alone
     (folder / "tokenizer.model").write_bytes(b"nonsense")
 
 

@@ -23,7 +23,7 @@ def real(shared, tmp_path_factory):
     path = folder / "tokenizer.json"
     path.write_bytes(lzma.decompress((shared / "tokenizer" / "tokenizer.json.xz").read_bytes()))
     (folder / "tokenizer.model").write_bytes(sentencepiece_model.from_json(path))
-    return JsonTokenizer(path, VOCAB), SentencePieceTokenizer(folder / "tokenizer.model")
+    return JsonTokenizer(folder, VOCAB), SentencePieceTokenizer(folder, VOCAB)
 
 
 @pytest.fixture(scope="session", params=["tokenizers", "sentencepiece"])
@@ -103,10 +103,7 @@ def test_clean_repairs_surrogates():
 
 
 def test_the_demo_readers_agree(demo):
-    readers = (
-        JsonTokenizer(demo / "tokenizer.json", 16_384),
-        SentencePieceTokenizer(demo / "tokenizer.model"),
-    )
+    readers = (JsonTokenizer(demo, 16_384), SentencePieceTokenizer(demo, 16_384))
     rng = np.random.default_rng(0)
     texts = ["".join(rng.choice(SPECIAL, 6)) for _ in range(500)]
     assert readers[0].encode(texts) == readers[1].encode(texts)

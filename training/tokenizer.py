@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import sentencepiece as spm
+from mlx_embeddinggemma.convert.sentencepiece_model import from_json
 
 CONTROLS = ["<pad>", "<eos>", "<bos>", "<unk>"]
 OUTSIDE_TABLE = "<image_soft_token>"
@@ -22,7 +23,7 @@ USER_DEFINED = [
 
 
 def train(texts: Iterable[str], vocab_size: int, folder: Path) -> None:
-    """Writes tokenizer.model, and the same vocabulary as tokenizer.json for transformers."""
+    """Writes tokenizer.json, and the tokenizer.model that is shown to agree with it."""
     model = io.BytesIO()
     spm.SentencePieceTrainer.train(
         sentence_iterator=iter(texts),
@@ -46,9 +47,9 @@ def train(texts: Iterable[str], vocab_size: int, folder: Path) -> None:
         user_defined_symbols=USER_DEFINED,
         minloglevel=2,
     )
-    (folder / "tokenizer.model").write_bytes(model.getvalue())
     pieces = spm.SentencePieceProcessor(model_proto=model.getvalue())
     write_tokenizer_json([pieces.id_to_piece(i) for i in range(vocab_size)], folder)
+    (folder / "tokenizer.model").write_bytes(from_json(folder / "tokenizer.json") or b"")
 
 
 def write_tokenizer_json(pieces: list[str], folder: Path) -> None:
