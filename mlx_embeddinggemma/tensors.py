@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
+from mlx_embeddinggemma.watched import Watched, read_into
 
 # numpy has no bfloat16: its bytes travel as uint16 and are viewed as bfloat16 in MLX.
 NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
@@ -36,18 +37,17 @@ MAX_HEADER = 2_000_000
 
 @dataclass(frozen=True)
 class Tensor:
-    """Where one tensor lies: its file, dtype name of the format, shape, and first byte.
+    """Where one tensor lies: its file, dtype name of the format, shape, and first byte."""
 
-    Attributes:
-        written: when the file was last written, in nanoseconds: encoders read from it as long as they
-            live, and must notice that it became another.
-    """
-
-    path: Path
+    file: Watched
     dtype: str
     shape: tuple[int, ...]
     offset: int
-    written: int
+
+    @property
+    def path(self) -> Path:
+        """Of the file."""
+        return self.file.path
 
     @property
     def nbytes(self) -> int:
@@ -56,9 +56,12 @@ class Tensor:
 
     def read(self) -> mx.array:
         """The whole tensor."""
-        self._check(self.path)
-        flat = read_flat(self.path, self.offset, NUMPY_DTYPES[self.dtype], math.prod(self.shape))
-        return self._to_mlx(flat.reshape(self.shape))
+        data = np.empty(self.shape, NUMPY_DTYPES[self.dtype])
+        with self.file.open() as file:
+            if not read_into(file, data, self.offset):
+                raise EmbeddingGemmaError(f"{self.path} became shorter while it was read")
+        self.file.note(self.offset, data.reshape(-1).view(np.uint8).data)
+        return self._to_mlx(data)
 
     def rows(self, indices: npt.NDArray[np.integer[Any]]) -> mx.array:
         """Rows of a matrix, shape (len(indices), columns), read one by one.
@@ -68,26 +71,12 @@ class Tensor:
         """
         rows = np.empty((len(indices), *self.shape[1:]), NUMPY_DTYPES[self.dtype])
         width = rows[:1].nbytes
-        try:
-            file = os.open(self.path, os.O_RDONLY)
-        except OSError as error:
-            raise EmbeddingGemmaError(f"cannot read {self.path}: {error.strerror}") from None
-        try:
-            self._check(file)
+        with self.file.open() as file:
             for row, index in zip(rows, indices.tolist(), strict=True):
                 if os.preadv(file, [row.data], self.offset + index * width) != width:
                     raise EmbeddingGemmaError(f"{self.path} became shorter while it was read")
-        finally:
-            os.close(file)
+        self.file.note_rows(self.offset, self.shape[0], indices, rows)
         return self._to_mlx(rows)
-
-    def _check(self, file: Path | int) -> None:
-        try:
-            written = os.stat(file).st_mtime_ns
-        except OSError as error:
-            raise EmbeddingGemmaError(f"cannot read {self.path}: {error.strerror}") from None
-        if written != self.written:
-            raise EmbeddingGemmaError(f"{self.path} changed while it was read: start again")
 
     def _to_mlx(self, array: npt.NDArray[Any]) -> mx.array:
         result = mx.array(array)
@@ -132,8 +121,11 @@ def read_header(path: Path) -> dict[str, Tensor]:
                 f"header that fits into it and {MAX_HEADER:,} bytes, got {length:,}: download it again"
             )
         try:
-            header = json.loads(file.read(length), object_pairs_hook=_unique)
-            return _tensors(path, header, 8 + length, status)
+            text = file.read(length)
+            watched = Watched(path, status)
+            watched.note(0, memoryview(start + text))
+            header = json.loads(text, object_pairs_hook=_unique)
+            return _tensors(watched, header, 8 + length, status.st_size)
         except (
             UnicodeDecodeError,
             RecursionError,
@@ -157,10 +149,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _tensors(
-    path: Path, header: Mapping[str, Any], data_start: int, status: os.stat_result
-) -> dict[str, Tensor]:
-    tensors = {}
+def _tensors(file: Watched, header: Mapping[str, Any], data_start: int, size: int) -> dict[str, Tensor]:
+    path, tensors = file.path, {}
     end_of_last = 0
     entries = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
     for name, entry in sorted(entries, key=lambda item: item[1]["data_offsets"][0]):
@@ -170,7 +160,7 @@ def _tensors(
                 f"{path}: {name} has dtype {entry['dtype']}; expected one of {', '.join(NUMPY_DTYPES)}"
             )
         shape = tuple(map(index, entry["shape"]))
-        tensor = Tensor(path, entry["dtype"], shape, data_start + begin, status.st_mtime_ns)
+        tensor = Tensor(file, entry["dtype"], shape, data_start + begin)
         if min(tensor.shape, default=1) < 1 or tensor.nbytes != end - begin or begin != end_of_last:
             raise EmbeddingGemmaError(
                 f"{path}: the place given for {name} does not match its shape {list(tensor.shape)}: "
@@ -179,10 +169,10 @@ def _tensors(
             )
         end_of_last = end
         tensors[name] = tensor
-    if data_start + end_of_last != status.st_size:
+    if data_start + end_of_last != size:
         raise EmbeddingGemmaError(
             f"{path} was cut short or has bytes left over: its header describes "
-            f"{data_start + end_of_last:,} bytes, the file has {status.st_size:,}: download it again"
+            f"{data_start + end_of_last:,} bytes, the file has {size:,}: download it again"
         )
     return tensors
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from mlx_embeddinggemma import hub
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
 
 # In tokenizer.json, but one past the 262,144 rows of the vocabulary table.
@@ -26,23 +27,29 @@ class Tokenizer(Protocol):
         ...
 
 
-def load_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
+def load_tokenizer(folder: Path, vocab_size: int, *, lower_case: bool = False) -> Tokenizer:
     """The best tokenizer that a checkpoint's folder allows.
 
     Args:
         folder: of the checkpoint.
         vocab_size: rows of its vocabulary table.
+        lower_case: texts lose their capitals, but not the names of special tokens in them.
 
     Raises:
         EmbeddingGemmaError: no tokenizer there, or one for another vocabulary.
     """
     tokenizer: Tokenizer
-    if (folder / "tokenizer.model").exists():
+    if lower_case:
+        tokenizer = JsonTokenizer(folder / "tokenizer.json", vocab_size)
+        tokenizer.lower_case()
+    elif (folder / "tokenizer.model").exists():
         tokenizer = SentencePieceTokenizer(folder / "tokenizer.model")
     elif (folder / "tokenizer.json").exists():
         tokenizer = JsonTokenizer(folder / "tokenizer.json", vocab_size)
     else:
-        raise EmbeddingGemmaError(f"{folder} has neither tokenizer.model nor tokenizer.json")
+        raise EmbeddingGemmaError(
+            f"{folder} has neither tokenizer.model nor tokenizer.json: {hub.download_again(folder)}"
+        )
     if tokenizer.vocab_size != vocab_size:
         raise EmbeddingGemmaError(
             f"{folder}: the tokenizer has {tokenizer.vocab_size:,} tokens, "
@@ -110,6 +117,13 @@ class JsonTokenizer:
         size = self._model.get_vocab_size()
         self.vocab_size = size - (size > vocab_size and OUTSIDE_TABLE in self._model.get_vocab())
         self._unk: int = self._model.token_to_id("<unk>") or 0
+
+    def lower_case(self) -> None:
+        """Texts lose their capitals from now on, before all else is done to them."""
+        from tokenizers.normalizers import Lowercase, Sequence
+
+        own = self._model.normalizer
+        self._model.normalizer = Sequence([Lowercase(), *([own] if own else [])])
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """See `Tokenizer`."""
