@@ -39,7 +39,7 @@ def load_tokenizer(folder: Path, vocab_size: int, *, lower_case: bool = False) -
         EmbeddingGemmaError: no tokenizer there, or one for another vocabulary.
     """
     tokenizer: Tokenizer
-    if lower_case:
+    if lower_case:  # sentencepiece cannot tell a text's capitals from a special token's
         tokenizer = JsonTokenizer(folder / "tokenizer.json", vocab_size)
         tokenizer.lower_case()
     elif (folder / "tokenizer.model").exists():

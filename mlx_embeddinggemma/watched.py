@@ -65,9 +65,8 @@ class Watched:
     ) -> None:
         """Remembers rows of a matrix of `count` rows that begins at byte `offset`."""
         key = (offset, rows[:1].nbytes)
-        if key not in self._rows:
-            self._rows[key] = np.zeros(count, np.uint32)
-        known = self._rows[key]
+        if (known := self._rows.get(key)) is None:
+            known = self._rows.setdefault(key, np.zeros(count, np.uint32))  # threads may meet here
         for place in np.flatnonzero(known[indices] == 0).tolist():
             known[indices[place]] = crc32(rows[place].data) or 1
 

@@ -1,7 +1,6 @@
 """The API's promises: a text's vector is its own, never NaN, in the caller's order."""
 
 import json
-import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 

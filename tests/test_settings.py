@@ -8,10 +8,10 @@ from pathlib import Path
 import checkpoints
 import numpy as np
 import pytest
+from mlx_embeddinggemma.convert import convert
 
 from mlx_embeddinggemma import EmbeddingGemma, EmbeddingGemmaError
 from mlx_embeddinggemma.checkpoint import open_checkpoint
-from mlx_embeddinggemma.convert import convert
 from mlx_embeddinggemma.finetune.export import export
 from mlx_embeddinggemma.finetune.network import tensors, trainable
 from mlx_embeddinggemma.settings import read_settings, write_settings
