@@ -45,10 +45,11 @@ class EmbeddingGemma:
         model: "demo" (bundled), a checkpoint's folder, or a hub id.
         revision: branch, tag or commit of a hub id.
         local_files_only: never go online.
-        truncate_dim: default size of the vectors, one of `dimensions`.
+        truncate_dim: default size of the vectors, one of `dimensions`; by default the checkpoint's own,
+            else the whole.
         dtype: of the activations: "float32" or "bfloat16". By default that of the checkpoint's
             floats on a GPU, and float32 on the CPU, whose bfloat16 product is slow and rough.
-        max_length: longer texts are cut to this many tokens; by default the checkpoint's own, 2,048.
+        max_length: longer texts are cut to this many tokens; by default the checkpoint's own, or 2,048.
         dequantize: expand packed and 16-bit weights once, when loading, and hold them. On the CPU
             they otherwise stay in their file and are expanded for each batch: a third of the memory,
             and a single query takes some 2.5 times as long.
@@ -115,7 +116,8 @@ class EmbeddingGemma:
 
         Args:
             texts: one text or any iterable of texts.
-            prompt_name: which of `prompts` to put in front of each text.
+            prompt_name: which of `prompts` to put in front of each text; by default the checkpoint's
+                `default_prompt_name`, where it has one.
             prompt: the prompt itself; wins over `prompt_name`.
             truncate_dim: size of the vectors, one of `dimensions`.
             batch_tokens: tokens a batch may hold, padding included: bounds memory.

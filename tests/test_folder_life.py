@@ -213,7 +213,7 @@ def test_a_copy_is_of_what_was_loaded_or_not_at_all(name, tiny, tmp_path):
     model = EmbeddingGemma(folder)
     touched(folder / name)
     model.save_pretrained(tmp_path / "saved")
-    (folder / name).write_bytes((folder / name).read_bytes().replace(b"6", b"7", 1))
+    (folder / name).write_bytes((folder / name).read_bytes().replace(b"e", b"f", 1))
     with pytest.raises(EmbeddingGemmaError, match=f"{name} changed while it was read"):
         model.save_pretrained(tmp_path / "again")
     assert not (tmp_path / "again").exists()

@@ -24,7 +24,7 @@ Step = tuple[str, dict[str, Any]]
 
 
 def with_head(source: Path, folder: Path, steps: list[Step]) -> Path:
-    """A copy with these steps after the pooling; a Dense gets random weights, and a bias if asked for."""
+    """A copy with these steps after the pooling; a Dense has random weights, and a bias if it asks."""
     shutil.copytree(source, folder)
     for old in folder.glob("*_Dense"):
         shutil.rmtree(old)
@@ -331,3 +331,14 @@ def test_an_adapter_is_refused_with_the_way_out(beside, tiny, tmp_path):
         expected = reference.sentence_transformer(folder).encode("a the in")
         assert np.abs(merged - expected).max() <= CLOSE
         assert np.abs(merged - EmbeddingGemma(tiny).encode("a the in")).max() > 1e-3
+
+
+def test_a_head_that_a_gguf_file_borrows_is_whole(tiny, tmp_path):
+    pytest.importorskip("gguf")
+    from test_convert_gguf import write_gguf
+
+    source = with_head(tiny, tmp_path / "m", HARD)
+    file = write_gguf(tiny, tmp_path / "model.gguf", "F32", heads=())
+    convert(file, tmp_path / "out", recipe="fp32", tokenizer=tiny, dense_from=source)
+    difference = EmbeddingGemma(tmp_path / "out").encode(TEXTS) - EmbeddingGemma(source).encode(TEXTS)
+    assert np.abs(difference).max() <= CLOSE
