@@ -83,7 +83,7 @@ class Encoder(AbsEncoder):
             texts += [with_title(prompt, t) + body for t, body in zip(titles, bodies, strict=True)]
         known = {} if self.known is None else self.known
         if new := [text for text in dict.fromkeys(texts) if text not in known]:
-            known.update(zip(new, self.model.encode(new), strict=True))
+            known.update(zip(new, self.model.encode(new, prompt=""), strict=True))
         return cut(np.stack([known[text] for text in texts]), self.dim)
 
 

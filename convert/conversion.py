@@ -23,9 +23,11 @@ from mlx_embeddinggemma import __version__, blas, compute, runtime
 from mlx_embeddinggemma.checkpoint import open_checkpoint
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
 from mlx_embeddinggemma.folders import new_folder
+from mlx_embeddinggemma.head import Dense
 from mlx_embeddinggemma.hub import local
-from mlx_embeddinggemma.prompts import load_prompts
-from mlx_embeddinggemma.tokenizer import agrees, load_tokenizer
+from mlx_embeddinggemma.modules import write_modules
+from mlx_embeddinggemma.settings import Settings, read_settings, write_settings
+from mlx_embeddinggemma.tokenizer import Tokenizer, agrees, load_tokenizer
 
 from .card import as_json, write_card
 from .fidelity import Fidelity, compare, embed
@@ -223,12 +225,14 @@ def _fill(
     (folder / "config.json").write_text(as_json(_config(source, dtype, pieces)), "utf-8")
     if len(source.dense) == 1:
         (folder / "modules.json").write_text(as_json([]), "utf-8")  # says: no head
+    elif not _is_plain(source):
+        write_modules(folder, source.dense, source.head)
     # Packing and hashing take a core each; the source's vectors, whatever is left of them.
     with ThreadPoolExecutor(2) as pool, _bar(pieces, progress) as bar:
         weights = pool.submit(compute.run, write, folder / "model.safetensors", pieces, bar.update)
         digests = pool.submit(_digests, source)
         _write_tokenizer(folder, source)
-        ids = load_tokenizer(folder, source.config.vocab_size).encode(SAMPLE)
+        ids = _tokenizer(folder, source).encode(SAMPLE)
         expected = embed(source, ids)
         weights.result()  # first: what it refuses, it refuses by name
         open_checkpoint(folder)  # as any reader will
@@ -288,18 +292,34 @@ def _digests(source: Source) -> dict[str, str]:
 
 
 def _write_tokenizer(folder: Path, source: Source) -> None:
-    """The source's files beside the weights, and a tokenizer.model that agrees with them or none."""
+    """The source's files and settings, and a tokenizer.model that agrees with them or none."""
     for name, content in source.files.items():
         if isinstance(content, Path):
             shutil.copyfile(content, folder / name)
         else:
             (folder / name).write_bytes(content)
+    if source.settings:
+        write_settings(folder, source.settings, source.config.max_position_embeddings)
     truth, quick = folder / "tokenizer.json", folder / "tokenizer.model"
     if not truth.exists() or (quick.exists() and agrees(folder)):
         return
     quick.unlink(missing_ok=True)  # other programs would believe it
     if model := from_json(truth):
         quick.write_bytes(model)
+
+
+def _settings(folder: Path, source: Source) -> Settings:
+    return source.settings or read_settings(folder, source.config.max_position_embeddings)
+
+
+def _tokenizer(folder: Path, source: Source) -> Tokenizer:
+    lower_case = _settings(folder, source).do_lower_case
+    return load_tokenizer(folder, source.config.vocab_size, lower_case=lower_case)
+
+
+def _is_plain(source: Source) -> bool:
+    """Whether the head is as all readers of the output take it for: matrices alone."""
+    return all(layer == Dense() for layer in source.head)
 
 
 def _config(source: Source, dtype: str, pieces: Sequence[Piece]) -> dict[str, Any]:
@@ -314,8 +334,8 @@ def _ids(source: Source, texts: Sequence[str]) -> list[list[int]]:
     """Tokens of texts, under each of the checkpoint's prompts in turn."""
     with tempfile.TemporaryDirectory() as folder:
         _write_tokenizer(Path(folder), source)
-        tokenizer = load_tokenizer(Path(folder), source.config.vocab_size)
-        prompts = sorted(set(load_prompts(Path(folder)).values()) | {""})
+        tokenizer = _tokenizer(Path(folder), source)
+        prompts = sorted({*_settings(Path(folder), source).prompts.values(), ""})
         return tokenizer.encode([p + t for p, t in zip(cycle(prompts), texts, strict=False)])
 
 
@@ -326,6 +346,11 @@ def _notes(source: Source, recipe: Recipe, pieces: Sequence[Piece]) -> list[str]
         listed = ", ".join(f"{p.path} ({p.shape[1]} inputs)" for p in floats[:4])
         more = f" and {len(floats) - 4} more" if len(floats) > 4 else ""
         notes.append(f"left as floats, their inputs no multiple of the group size: {listed}{more}")
+    if not _is_plain(source):
+        notes.append(
+            "the head has activations, biases or normalizations, which modules.json describes: load it "
+            "here, mlx-embeddings would leave them out"
+        )
     grid = _grid_of(source)
     kinds = {piece.wanted.kind for piece in pieces if piece.wanted and piece.settings}
     if grid and kinds and kinds != {grid}:

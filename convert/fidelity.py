@@ -86,7 +86,7 @@ def embed(source: Source, ids: Sequence[Sequence[int]]) -> np.ndarray:
 
     A full-size float32 checkpoint holds 425 MB beside its table; this needs 20.
     """
-    model = Model(source.config, Table(source.matrices[layout.TABLE]), source.dense)
+    model = Model(source.config, Table(source.matrices[layout.TABLE]), source.dense, source.head)
     fill(model.norm, "norm", source)
     streamed: Any = model
     streamed.layers = [_Streamed(layer, f"layers.{i}", source) for i, layer in enumerate(model.layers)]
@@ -134,3 +134,5 @@ def fill(module: object, path: str, source: Source) -> None:
     elif isinstance(module, Linear):
         matrices = [source.matrices[part] for part in layout.parts(path)]
         module.weight = mx.concatenate([matrix.rows(0, matrix.shape[0]) for matrix in matrices])
+        if bias := source.biases.get(path):
+            module.bias = bias.rows(0, bias.shape[0])

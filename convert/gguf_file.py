@@ -8,6 +8,7 @@ from typing import Any
 from mlx_embeddinggemma import layout
 from mlx_embeddinggemma.config import Config
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
+from mlx_embeddinggemma.head import Dense
 from mlx_embeddinggemma.hub import local
 
 from .card import as_json
@@ -78,11 +79,14 @@ def open_gguf(
     raw["sliding_window"] = 2 * config.window_radius  # a halved one is repaired
     head: Mapping[str, Matrix] = {p: t for p, t in sorted(tensors.items()) if p.startswith("dense.")}
     dense: tuple[int, ...] = (config.hidden_size, *(m.shape[0] for m in head.values()))
+    layers: tuple[Dense, ...] = (Dense(),) * len(head)
+    biases: Mapping[str, Matrix] = {}
     inputs = {path.name: path}
     if dense_from is not None:
         other = open_folder(dense_from)
         head = {p: m for p, m in other.matrices.items() if p.startswith("dense.")}
         dense = (config.hidden_size, *other.dense[1:])
+        layers, biases = other.head, other.biases
         inputs |= {f"{other.name}/{name}": file for name, file in other.inputs.items()}
     if len(head) < (2 if dense_from is None else 1):
         raise EmbeddingGemmaError(
@@ -103,6 +107,8 @@ def open_gguf(
         norms={p: _minus_one(n) for p, n in norms.items() if n is not None},
         files=files,
         inputs=inputs,
+        head=layers,
+        biases=biases,
     )
 
 

@@ -94,7 +94,8 @@ def hessians(
         ids: tokens of the calibration texts.
         advance: called with the number of texts done since the last call.
     """
-    model: Any = Model(source.config, Table(source.matrices[layout.TABLE]), source.dense)
+    table = Table(source.matrices[layout.TABLE])
+    model: Any = Model(source.config, table, source.dense, source.head)
     norm, model.norm = model.norm, lambda x: x  # `hidden_states` then ends before the norm
     head = _Stage(
         lambda x, lengths: model.pool(norm(x), lengths),

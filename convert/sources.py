@@ -1,24 +1,27 @@
 """What can be converted, in one form: named matrices that are read some rows at a time."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import mlx.core as mx
 
 from mlx_embeddinggemma import hub, layout
-from mlx_embeddinggemma.checkpoint import open_checkpoint, read_json
+from mlx_embeddinggemma.checkpoint import open_checkpoint
 from mlx_embeddinggemma.config import Config
-from mlx_embeddinggemma.errors import EmbeddingGemmaError
+from mlx_embeddinggemma.head import Dense
+from mlx_embeddinggemma.json_files import read_object
+from mlx_embeddinggemma.modules import read_modules
 from mlx_embeddinggemma.packed import unpack
-from mlx_embeddinggemma.prompts import load_prompts
+from mlx_embeddinggemma.settings import TRANSFORMER, Settings, read_settings
 from mlx_embeddinggemma.tensors import Tensor
 
 # Copied as they are. modules.json is not: it would send readers to Dense folders that are no more.
+# (Where the head has activations one is written all the same: it is the place to say so.)
 COPIED = (
     "config_sentence_transformers.json",
-    "sentence_bert_config.json",
+    *TRANSFORMER,
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
@@ -104,6 +107,9 @@ class Source:
         dense: sizes along the head.
         matrices: by path in `layout`, the vocabulary table first.
         norms: w (not 1 + w) by path.
+        head: what else its layers do; empty where that is nothing.
+        biases: of the head's layers that have one, by path.
+        settings: to be carried on; None where the source has none.
         files: what goes into the output beside the weights, by name: a file, or its content.
         inputs: every file that counts as input, by the name to call it.
         card: the source's own README.md, or "".
@@ -118,6 +124,9 @@ class Source:
     files: Mapping[str, Path | bytes]
     inputs: Mapping[str, Path]
     card: str = ""
+    head: tuple[Dense, ...] = ()
+    biases: Mapping[str, Matrix] = field(default_factory=dict)
+    settings: Settings | None = None
 
     @property
     def config(self) -> Config:
@@ -135,19 +144,17 @@ def open_folder(
     """
     folder = hub.find(model, revision=revision, local_files_only=local_files_only)
     checkpoint = open_checkpoint(folder)
-    raw = read_json(folder / "config.json")
+    modules = read_modules(folder)
+    raw = read_object(folder / "config.json")
     for key in ("quantization", "quantization_config"):
         raw.pop(key, None)
     if checkpoint.config.window_radius != int(raw["sliding_window"]) // 2:
         raw["sliding_window"] = 2 * checkpoint.config.window_radius  # halved on saving: repaired
-    _check_copied(folder)
     card = folder / "README.md"
     copied = {name: folder / name for name in COPIED if (folder / name).is_file()}
+    paths = [f"{path}/config.json" for path in (modules.paths if modules else ())]
     described = [
-        folder / "config.json",
-        *folder.glob("modules.json"),
-        *folder.glob("*_Pooling/*.json"),
-        *folder.glob("*_Dense/*.json"),
+        path for name in ("config.json", "modules.json", *paths) if (path := folder / name).is_file()
     ]
     weights = {tensor.path for tensor in checkpoint.tensors.values()}
     return Source(
@@ -155,6 +162,7 @@ def open_folder(
         revision=folder.name if folder.parent.name == "snapshots" else revision,
         raw=raw,
         dense=checkpoint.dense,
+        head=checkpoint.head,
         matrices={
             path: _matrix(path, shape, checkpoint.tensors, checkpoint.quantization.get(path))
             for path, shape in layout.matrices(checkpoint.config, checkpoint.dense).items()
@@ -163,6 +171,12 @@ def open_folder(
             path: Floats(checkpoint.tensors[f"{path}.weight"])
             for path in layout.norms(checkpoint.config)
         },
+        biases={
+            f"dense.{i}": Floats(checkpoint.tensors[f"dense.{i}.bias"])
+            for i, layer in enumerate(checkpoint.head)
+            if layer.bias
+        },
+        settings=read_settings(folder, checkpoint.config.max_position_embeddings),
         files=dict(copied),
         inputs={
             str(path.relative_to(folder)): path
@@ -170,17 +184,6 @@ def open_folder(
         },
         card=card.read_text(encoding="utf-8", errors="replace") if card.is_file() else "",
     )
-
-
-def _check_copied(folder: Path) -> None:
-    """Refuses settings that would be copied unread, and spoil the output."""
-    load_prompts(folder)
-    path = folder / "sentence_bert_config.json"
-    settings = read_json(path) if path.is_file() else {}
-    if not isinstance(settings, dict) or not isinstance(settings.get("max_seq_length", 0), int | None):
-        raise EmbeddingGemmaError(
-            f"{path}: expected an object with max_seq_length, got {settings!r:.80}"
-        )
 
 
 def _name(model: str | Path, folder: Path) -> str:

@@ -34,7 +34,7 @@ SAFETENSORS_DTYPES = {
 
 @dataclass(frozen=True)
 class Piece:
-    """One matrix or norm of the output.
+    """One matrix, norm or bias of the output.
 
     Attributes:
         settings: as in config.json, None for floats.
@@ -68,7 +68,8 @@ def plan(source: Source, recipe: Recipe, dtype: str, pack: Packer = plainly) -> 
         _matrix(path, matrix, recipe.format_of(path), dtype, pack)
         for path, matrix in source.matrices.items()
     ]
-    return pieces + [_floats(path, norm, dtype, None) for path, norm in source.norms.items()]
+    pieces += [_floats(path, norm, dtype, None) for path, norm in source.norms.items()]
+    return pieces + [_floats(path, b, dtype, None, "bias") for path, b in source.biases.items()]
 
 
 def _matrix(path: str, matrix: Matrix, wanted: Format | None, dtype: str, pack: Packer) -> Piece:
@@ -89,12 +90,14 @@ def _matrix(path: str, matrix: Matrix, wanted: Format | None, dtype: str, pack: 
     return Piece(path, matrix.shape, settings, tensors, wanted, take)
 
 
-def _floats(path: str, matrix: Matrix, dtype: str, wanted: Format | None) -> Piece:
+def _floats(
+    path: str, matrix: Matrix, dtype: str, wanted: Format | None, name: str = "weight"
+) -> Piece:
     def rows(start: int, stop: int) -> dict[str, mx.array]:
         floats = _finite_rows(path, matrix, start, stop)
-        return _finite(path, {"weight": floats.astype(DTYPES[dtype])})
+        return _finite(path, {name: floats.astype(DTYPES[dtype])})
 
-    tensors = {"weight": (SAFETENSORS_DTYPES[DTYPES[dtype]], matrix.shape)}
+    tensors = {name: (SAFETENSORS_DTYPES[DTYPES[dtype]], matrix.shape)}
     return Piece(path, matrix.shape, None, tensors, wanted, rows)
 
 

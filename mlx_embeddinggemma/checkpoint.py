@@ -6,17 +6,20 @@ packed weights described by config.json), each under whatever prefix a wrapper g
 Inside this package there is one set of names, `layout`.
 """
 
-import json
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_embeddinggemma import layout
+from mlx_embeddinggemma import hub, layout
 from mlx_embeddinggemma.buffers import without_buffers
 from mlx_embeddinggemma.config import Config
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
+from mlx_embeddinggemma.head import Dense
+from mlx_embeddinggemma.json_files import read_json, read_object
+from mlx_embeddinggemma.modules import Modules, read_modules, refuse_adapter
 from mlx_embeddinggemma.tensors import FLOATS, Tensor, read_headers
 
 
@@ -27,6 +30,7 @@ class Checkpoint:
     Attributes:
         tensors: every tensor by its name in `layout`.
         dense: sizes along the head, (768, 3072, 768).
+        head: what else its layers do.
         quantization: settings of each packed matrix by path; float matrices are absent.
     """
 
@@ -34,6 +38,7 @@ class Checkpoint:
     config: Config
     tensors: Mapping[str, Tensor]
     dense: tuple[int, ...]
+    head: tuple[Dense, ...]
     quantization: Mapping[str, dict[str, Any]]
 
     @property
@@ -42,43 +47,27 @@ class Checkpoint:
         return self.dense[-1]
 
 
-def read_json(path: Path) -> Any:
-    """A JSON file's content.
-
-    Raises:
-        EmbeddingGemmaError: absent, unreadable or not JSON.
-    """
-    if not path.is_file():  # nor a folder, nor a pipe that nobody writes to
-        raise EmbeddingGemmaError(f"{path.parent} has no {path.name}")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise EmbeddingGemmaError(f"cannot read {path}: {error.strerror}") from None
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise EmbeddingGemmaError(f"{path} is not JSON: {error}") from None
-
-
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Reads config and headers and checks that every tensor is there, in its shape and dtype.
 
     Raises:
         EmbeddingGemmaError: one message that lists all that is missing, left over or misshapen.
     """
-    if not (folder / "config.json").exists() and (other := next(folder.glob("*.gguf"), None)):
-        raise EmbeddingGemmaError(
-            f"{folder} has no config.json, but {shown(other.name)}: make a folder of that file first, "
-            f"`mlx-embeddinggemma convert {other} FOLDER --recipe fp32`"
-        )
-    raw = read_json(folder / "config.json")
-    if not isinstance(raw, dict):
-        raise EmbeddingGemmaError(f"{folder / 'config.json'}: expected a JSON object")
-    config = Config.from_dict(raw)
+    refuse_adapter(folder)
+    if not (folder / "config.json").exists():
+        if other := next(folder.glob("*.gguf"), None):
+            raise EmbeddingGemmaError(
+                f"{folder} has no config.json, but {shown(other.name)}: make a folder of that file "
+                f"first, `mlx-embeddinggemma convert {other} FOLDER --recipe fp32`"
+            )
+        raise EmbeddingGemmaError(f"{folder} has no config.json: {hub.download_again(folder)}")
+    config = Config.from_dict(read_object(folder / "config.json"))
     tensors = without_buffers(_root_tensors(folder), config, folder)
-    modules = _modules(folder)
-    _check_pooling(folder, modules or [])
+    modules = read_modules(folder)
     if "dense.0.weight" not in tensors:
         tensors |= _dense_folders(folder, modules)
     dense = _dense_sizes(tensors, config)
+    head = _head(folder, modules, len(dense) - 1)
     matrices = layout.matrices(config, dense)
     quantization = {}
     dtypes: dict[str, tuple[str, ...]] = {}
@@ -98,8 +87,9 @@ def open_checkpoint(folder: Path) -> Checkpoint:
                 dtypes[f"{path}.scales"] = ("U8",)  # small floats of their own
         else:
             expected[f"{path}.weight"] = shape
+    expected |= {f"dense.{i}.bias": (dense[i + 1],) for i, layer in enumerate(head) if layer.bias}
     _compare(folder, expected, tensors, dtypes)
-    return Checkpoint(folder, config, tensors, dense, quantization)
+    return Checkpoint(folder, config, tensors, dense, head, quantization)
 
 
 def _root_tensors(folder: Path) -> dict[str, Tensor]:
@@ -111,7 +101,7 @@ def _root_tensors(folder: Path) -> dict[str, Tensor]:
         hint = (
             "; only pytorch_model.bin is there: save the model with safe_serialization=True"
             if (folder / "pytorch_model.bin").exists()
-            else ""
+            else f": {hub.download_again(folder)}"
         )
         raise EmbeddingGemmaError(f"{folder} lacks {', '.join(map(shown, missing[:8]))}{hint}")
     found = read_headers(folder / name for name in names)
@@ -152,66 +142,50 @@ def _weight_map(index: Path) -> dict[str, str]:
     return places
 
 
-def _modules(folder: Path) -> list[dict[str, str]] | None:
-    """What modules.json lists, None without one."""
-    path = folder / "modules.json"
-    if not path.exists():
-        return None
-    modules = read_json(path)
-    if not isinstance(modules, list) or not all(
-        isinstance(m, dict) and isinstance(m.get("type"), str) and isinstance(m.get("path"), str)
-        for m in modules
-    ):
-        raise EmbeddingGemmaError(f"{path}: expected a list of modules with type and path")
-    return modules
-
-
-def _check_pooling(folder: Path, modules: list[dict[str, str]]) -> None:
-    """Refuses a fine-tune that pools otherwise: the network takes the mean over all tokens."""
-    for module in modules:
-        path = folder / module["path"] / "config.json"
-        # mlx-embeddings copies modules.json without the folders it lists: the mean, as the model's own.
-        if not module["type"].endswith(".Pooling") or not path.exists():
-            continue
-        settings = read_json(path)
-        if not isinstance(settings, dict):
-            raise EmbeddingGemmaError(f"{path}: expected a JSON object")
-        marked = [key for key, on in settings.items() if key.startswith("pooling_mode_") and on is True]
-        # Newer files name the mode; older ones have a key for each.
-        mode = settings.get("pooling_mode") or marked or "mean"
-        prompt = settings.get("include_prompt", True)
-        if mode not in ("mean", ["mean"], ["pooling_mode_mean_tokens"]) or prompt is not True:
-            raise EmbeddingGemmaError(
-                f"{path}: expected the mean over all tokens, the prompt's included, got "
-                f"{mode!r:.120} with include_prompt {prompt!r:.20}: load it in sentence-transformers"
-            )
-
-
-def _dense_folders(folder: Path, modules: list[dict[str, str]] | None) -> dict[str, Tensor]:
+def _dense_folders(folder: Path, modules: Modules | None) -> dict[str, Tensor]:
     """The head of the sentence-transformers layout: Dense modules in the order of modules.json."""
     if modules is None:
         raise EmbeddingGemmaError(
             f"{folder} has no dense head: neither dense.0.weight in its weights nor a modules.json "
-            "that lists Dense folders. Its vectors would not be EmbeddingGemma's: download the "
-            "repository again, all folders included"
+            "that lists Dense folders. Its vectors would not be EmbeddingGemma's: "
+            f"{hub.download_again(folder)}"
         )
     tensors = {}
-    for i, module in enumerate(m for m in modules if m["type"].endswith(".Dense")):
-        settings = read_json(folder / module["path"] / "config.json")
-        if not isinstance(settings, dict):
-            raise EmbeddingGemmaError(f"{folder / module['path']}/config.json: expected a JSON object")
-        activation = str(settings.get("activation_function", "Identity")).rpartition(".")[2]
-        if activation != "Identity" or settings.get("bias"):
-            raise EmbeddingGemmaError(
-                f"{folder / module['path']}: expected a Dense module without bias or activation, "
-                f"got bias {settings.get('bias')}, activation {activation}"
-            )
-        path = folder / module["path"] / "model.safetensors"
+    for i, place in enumerate(modules.folders):
+        path = folder / place / "model.safetensors"
         if not path.is_file():
-            raise EmbeddingGemmaError(f"{folder} lacks {module['path']}/model.safetensors")
+            hint = (
+                "only pytorch_model.bin is there: save the model with safe_serialization=True"
+                if (folder / place / "pytorch_model.bin").exists()
+                else hub.download_again(folder)
+            )
+            raise EmbeddingGemmaError(f"{folder} lacks {place}/model.safetensors: {hint}")
+        if modules.dense[i] is None:
+            raise EmbeddingGemmaError(
+                f"{folder} lacks {place}/config.json: {hub.download_again(folder)}"
+            )
         for name, tensor in read_headers([path]).items():
             tensors[f"dense.{i}.{name.removeprefix('linear.')}"] = tensor
     return tensors
+
+
+def _head(folder: Path, modules: Modules | None, layers: int) -> tuple[Dense, ...]:
+    """What the layers of the head do besides their products."""
+    if modules is None:
+        return (Dense(),) * layers
+    if len(modules.dense) != layers:
+        raise EmbeddingGemmaError(
+            f"{folder / 'modules.json'}: expected {layers} Dense, as there are dense weights, "
+            f"got {len(modules.dense)}"
+        )
+    if not modules.normalized:
+        warnings.warn(
+            f"{folder / 'modules.json'} ends without Normalize: sentence-transformers gives vectors of "
+            "other lengths, here they are of unit length",
+            stacklevel=2,
+        )
+    # Whose head lies with the weights need not have the folders: it is EmbeddingGemma's own then.
+    return tuple(dense or Dense() for dense in modules.dense)
 
 
 def _dense_sizes(tensors: Mapping[str, Tensor], config: Config) -> tuple[int, ...]:

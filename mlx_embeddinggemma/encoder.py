@@ -3,11 +3,11 @@
 text -> prompt -> ids -> batches -> network -> truncate and renormalise -> array in the caller's order
 """
 
-import shutil
 import warnings
 from collections.abc import Iterable, Sequence, Sized
+from dataclasses import replace
 from hashlib import blake2b
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,15 +16,18 @@ import numpy as np
 
 from mlx_embeddinggemma import compute, hub, runtime
 from mlx_embeddinggemma.batching import batches, pad
-from mlx_embeddinggemma.checkpoint import open_checkpoint, read_json
+from mlx_embeddinggemma.checkpoint import open_checkpoint
 from mlx_embeddinggemma.config import MATRYOSHKA
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
 from mlx_embeddinggemma.expansion import Expanded
 from mlx_embeddinggemma.folders import new_folder
+from mlx_embeddinggemma.loaded import LoadedFiles
 from mlx_embeddinggemma.loading import load_model
 from mlx_embeddinggemma.precision import check_precision, quantize_embeddings
 from mlx_embeddinggemma.progress import Bar, progress_bar
-from mlx_embeddinggemma.prompts import load_prompts, prompt_for, with_title
+from mlx_embeddinggemma.prompts import choose_prompt, prompt_for, with_title
+from mlx_embeddinggemma.settings import SHORTEST, read_settings, write_settings
+from mlx_embeddinggemma.similarity import similarity, similarity_pairwise
 from mlx_embeddinggemma.tokenizer import load_tokenizer
 
 # Texts tokenized and sorted by length at a time: enough to fill batches of one length, small enough
@@ -41,10 +44,11 @@ class EmbeddingGemma:
         model: "demo" (bundled), a checkpoint's folder, or a hub id.
         revision: branch, tag or commit of a hub id.
         local_files_only: never go online.
-        truncate_dim: default size of the vectors, one of `dimensions`.
+        truncate_dim: default size of the vectors, one of `dimensions`; by default the checkpoint's own,
+            else the whole.
         dtype: of the activations: "float32" or "bfloat16". By default that of the checkpoint's
             floats on a GPU, and float32 on the CPU, whose bfloat16 product is slow and rough.
-        max_length: longer texts are cut to this many tokens; by default the checkpoint's own, 2,048.
+        max_length: longer texts are cut to this many tokens; by default the checkpoint's own, or 2,048.
         dequantize: expand packed and 16-bit weights once, when loading, and hold them. On the CPU
             they otherwise stay in their file and are expanded for each batch: a third of the memory,
             and a single query takes some 2.5 times as long.
@@ -74,15 +78,26 @@ class EmbeddingGemma:
             raise EmbeddingGemmaError(f"expected dtype 'float32' or 'bfloat16', got {dtype!r}")
         self.folder = hub.find(model, revision=revision, local_files_only=local_files_only)
         self._checkpoint = open_checkpoint(self.folder)
+        self._settings = read_settings(self.folder, self._checkpoint.config.max_position_embeddings)
+        self._files = LoadedFiles(self._checkpoint)
         size = self._checkpoint.embedding_size
-        self.dimensions = (size, *(d for d in MATRYOSHKA if d < size))
+        own = min(self._settings.truncate_dim or size, size)
+        self.dimensions = tuple(sorted({size, own, *(d for d in MATRYOSHKA if d < size)}, reverse=True))
+        self._truncate_dim = own
         self._truncate_dim = self._checked_dim(truncate_dim)
         self.dtype = dtype or self._default_dtype()
         self.max_length = self._checked_length(max_length)
-        self.prompts = load_prompts(self.folder)
+        self.prompts = dict(self._settings.prompts)
+        self.default_prompt_name = self._settings.default_prompt_name
+        self.similarity_fn_name = self._settings.similarity_fn_name
         # On the compute thread, too: glibc gives each thread memory of its own, and the weights then
         # fill what reading a tokenizer.json leaves, 180 MB.
-        self._tokenizer = compute.run(load_tokenizer, self.folder, self._checkpoint.config.vocab_size)
+        self._tokenizer = compute.run(
+            load_tokenizer,
+            self.folder,
+            self._checkpoint.config.vocab_size,
+            lower_case=self._settings.do_lower_case,
+        )
         self.network = compute.run(
             load_model, self._checkpoint, DTYPES[self.dtype], dequantize=dequantize
         )
@@ -107,7 +122,8 @@ class EmbeddingGemma:
 
         Args:
             texts: one text or any iterable of texts.
-            prompt_name: which of `prompts` to put in front of each text.
+            prompt_name: which of `prompts` to put in front of each text; by default the checkpoint's
+                `default_prompt_name`, where it has one.
             prompt: the prompt itself; wins over `prompt_name`.
             truncate_dim: size of the vectors, one of `dimensions`.
             batch_tokens: tokens a batch may hold, padding included: bounds memory.
@@ -130,8 +146,7 @@ class EmbeddingGemma:
         """
         texts = sentences if texts is None else texts
         check_precision(precision)
-        if prompt is None:
-            prompt = prompt_for(self.prompts, prompt_name) if prompt_name else ""
+        prompt = choose_prompt(self.prompts, prompt, prompt_name, self.default_prompt_name)
         vectors = self._encode(
             texts,
             prompt,
@@ -147,7 +162,9 @@ class EmbeddingGemma:
 
     def encode_query(self, texts: str | Iterable[str], **options: Any) -> Any:
         """`encode` with the prompt "query", unless the options name another."""
-        return self.encode(texts, **({"prompt_name": "query"} | options))
+        if options.get("prompt") is None and options.get("prompt_name") is None:
+            options["prompt_name"] = "query"
+        return self.encode(texts, **options)
 
     def encode_document(
         self,
@@ -179,12 +196,15 @@ class EmbeddingGemma:
         return self.encode(titled[0] if isinstance(texts, str) else titled, prompt="", **options)
 
     def similarity(self, a: np.ndarray | mx.array, b: np.ndarray | mx.array) -> np.ndarray:
-        """Cosine of each vector of `a` with each of `b`: (n, dim), (m, dim) to (n, m) float32."""
-        return np.asarray(np.atleast_2d(_unit(a)) @ np.atleast_2d(_unit(b)).T)
+        """Each vector of `a` with each of `b`: (n, dim), (m, dim) to (n, m) float32.
+
+        By the checkpoint's `similarity_fn_name`, the cosine unless it names another.
+        """
+        return similarity(self.similarity_fn_name, np.asarray(a), np.asarray(b))
 
     def similarity_pairwise(self, a: np.ndarray | mx.array, b: np.ndarray | mx.array) -> np.ndarray:
-        """Cosine of each vector of `a` with its partner in `b`: two (n, dim) to (n,) float32."""
-        return np.asarray(np.einsum("...d,...d->...", _unit(a), _unit(b)))
+        """`similarity` of each vector of `a` with its partner in `b`: two (n, dim) to (n,) float32."""
+        return similarity_pairwise(self.similarity_fn_name, np.asarray(a), np.asarray(b))
 
     def tokenize(self, texts: Iterable[str]) -> list[list[int]]:
         """Token ids as the network sees them: bos and eos added, cut at `max_length`."""
@@ -195,12 +215,25 @@ class EmbeddingGemma:
         return [len(row) for row in self._ids(texts)]
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Copies the checkpoint as it was loaded to a new folder, whole or not at all."""
+        """Copies the checkpoint as it was loaded to a new folder, whole or not at all.
+
+        What was set since (`truncate_dim`, `max_length`, `prompts`, ...) is set in the copy.
+
+        Raises:
+            EmbeddingGemmaError: what it was loaded from is gone, or changed.
+        """
+        same_dim = self._settings.truncate_dim is None and self._truncate_dim == self.dimensions[0]
+        settings = replace(
+            self._settings,
+            prompts=self.prompts,
+            default_prompt_name=self.default_prompt_name,
+            max_length=self.max_length,
+            truncate_dim=None if same_dim else self._truncate_dim,
+            similarity_fn_name=self.similarity_fn_name,
+        )
         with new_folder(Path(folder)) as target:
-            for source in chain.from_iterable(map(self.folder.glob, hub.FILES)):
-                copy = target / source.relative_to(self.folder)
-                copy.parent.mkdir(exist_ok=True)
-                shutil.copyfile(source, copy)
+            self._files.copy(target)
+            write_settings(target, settings, self._checkpoint.config.max_position_embeddings)
 
     def _encode(
         self,
@@ -287,29 +320,28 @@ class EmbeddingGemma:
     def _ids(self, texts: Iterable[str]) -> list[list[int]]:
         return self._tokenizer.encode([_text(text, i) for i, text in enumerate(texts)])
 
-    def _cut(self, ids: list[int]) -> list[int]:
-        """The first tokens of a long text, and what the tokenizer puts behind every text."""
-        end = self._tokenizer.suffix
-        return ids if len(ids) <= self.max_length else [*ids[: self.max_length - len(end)], *end]
+    def _cut(self, ids: list[int], length: int | None = None) -> list[int]:
+        """What is kept of a long text's tokens: one side of it, and what is around every text."""
+        around = len(self._tokenizer.prefix), len(self._tokenizer.suffix)
+        return self._settings.cut(ids, length or self.max_length, *around)
 
     def _checked_dim(self, dim: int | None) -> int:
         if dim is None:
-            return getattr(self, "_truncate_dim", self.dimensions[0])
-        if dim not in self.dimensions:
+            return self._truncate_dim
+        if not isinstance(dim, int | np.integer) or dim not in self.dimensions:
             known = ", ".join(map(str, self.dimensions))
-            raise EmbeddingGemmaError(f"expected truncate_dim {known}, got {dim!r}")
-        return dim
+            raise EmbeddingGemmaError(f"expected truncate_dim {known}, got {dim!r:.40}")
+        return int(dim)
 
     def _checked_length(self, length: int | None) -> int:
         longest = self._checkpoint.config.max_position_embeddings
-        path = self.folder / "sentence_bert_config.json"
-        if length is None and path.exists():
-            length = read_json(path).get("max_seq_length")
         if length is None:
-            return longest
-        if not 2 < length <= longest:
-            raise EmbeddingGemmaError(f"expected max_length from 3 to {longest:,}, got {length}")
-        return length
+            return self._settings.max_length
+        if not isinstance(length, int | np.integer) or not SHORTEST <= length <= longest:
+            raise EmbeddingGemmaError(
+                f"expected max_length from {SHORTEST} to {longest:,}, got {length!r:.40}"
+            )
+        return int(length)
 
     def _default_dtype(self) -> str:
         if not runtime.on_gpu():
@@ -326,8 +358,3 @@ def _text(text: object, index: int) -> str:
 
 def _digest(text: str) -> bytes:
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
-def _unit(vectors: np.ndarray | mx.array) -> np.ndarray:
-    array = np.asarray(vectors, np.float32)
-    return np.asarray(array / np.linalg.norm(array, axis=-1, keepdims=True))

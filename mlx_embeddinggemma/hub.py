@@ -1,43 +1,60 @@
 """A model's name to a folder on this machine."""
 
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
+from mlx_embeddinggemma.json_files import read_json, read_object
 
 DEMO = Path(__file__).parent / "demo"
 # Just what loading and copying need: repositories also carry ONNX and GGUF files of the same weights.
-FILES = (
+BESIDE = (
     "config.json",
     "modules.json",
     "config_sentence_transformers.json",
     "sentence_bert_config.json",
-    "model.safetensors",
-    "model-*.safetensors",
+    "adapter_config.json",
     "model.safetensors.index.json",
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
-    "*_Pooling/config.json",
-    "*_Dense/config.json",
-    "*_Dense/model.safetensors",
     "conversion.json",
     "README.md",
+)
+FILES = (
+    *BESIDE,
+    "model.safetensors",
+    "model-*.safetensors",
+    "*/config.json",
+    "*_Dense/model.safetensors",
 )
 
 
 def find(model: str | Path, *, revision: str | None = None, local_files_only: bool = False) -> Path:
     """The folder of "demo", of a path, or of a hub id (downloaded where it is not cached).
 
+    Absolute and without links: what is read from it later is what was found now, wherever the process
+    has gone meanwhile and whatever a link points to by then.
+
     Raises:
         EmbeddingGemmaError: nothing there, no access, or no network; the message says what to do.
     """
-    if str(model) == "demo":
-        return DEMO
     folder = local(model)
+    marks = ("config.json", "adapter_config.json", "modules.json")
+    if str(model) == "demo" and not any((folder / name).is_file() for name in marks):
+        return DEMO
     if folder.is_dir():
-        return folder
+        if model == "demo":
+            # As with every other name, a folder comes before what is elsewhere; but say so.
+            warnings.warn(
+                f"'demo' is the checkpoint in {folder.resolve()} here, not the bundled one: say "
+                "'./demo' for it, and call from another folder for the bundled one",
+                stacklevel=3,
+            )
+        return folder.resolve()
     name = str(model)
     if is_gguf(folder):
         raise EmbeddingGemmaError(
@@ -73,6 +90,29 @@ def is_gguf(path: Path) -> bool:
     return False
 
 
+def _named(folder: Path) -> list[str]:
+    """Weights that a checkpoint's own files name, where no pattern of `FILES` has brought them."""
+    index, modules = (folder / name for name in ("model.safetensors.index.json", "modules.json"))
+    shards = read_object(index, optional=True).get("weight_map")
+    listed = read_json(modules) if modules.exists() else []
+    names = [*shards.values()] if isinstance(shards, dict) else []
+    for entry in listed if isinstance(listed, list) else []:
+        place = str(entry.get("path")) if isinstance(entry, dict) else ""
+        # mlx-embeddings copies modules.json without the folders it lists.
+        if str(entry).rpartition(".Dense")[1] and (folder / place / "config.json").exists():
+            names.append(f"{place}/model.safetensors")
+    return sorted({n for n in names if isinstance(n, str) and not (folder / n).exists()})
+
+
+def download_again(folder: Path) -> str:
+    """What to do about a folder that lacks a file: one of the hub's cache was left half-way."""
+    snapshots, cached = folder.resolve().parent, folder.resolve().parent.parent.name
+    if snapshots.name == "snapshots" and cached.startswith("models--"):
+        name = cached.removeprefix("models--").replace("--", "/", 1)
+        return f"its download did not end: run `hf download {name}`"
+    return "download the repository again, all folders included"
+
+
 def _download(name: str, revision: str | None, local_files_only: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -84,15 +124,21 @@ def _download(name: str, revision: str | None, local_files_only: bool) -> Path:
         RevisionNotFoundError,
     )
 
-    try:
+    def download(patterns: Sequence[str]) -> Path:
         return Path(
             snapshot_download(
                 name,
                 revision=revision,
                 local_files_only=local_files_only,
-                allow_patterns=list(FILES),
+                allow_patterns=list(patterns),
             )
-        )
+        ).resolve()
+
+    try:
+        folder = download(FILES)
+        if not local_files_only and (rest := _named(folder)):
+            folder = download(rest)
+        return folder
     except GatedRepoError:
         problem = (
             f"{name} asks you to accept its licence: 1. sign in and accept it at "

@@ -12,6 +12,7 @@ class Linear(nn.Module):
 
     Attributes:
         weight: (sum of outputs, inputs) floats, or packed uint32 with `scales` and maybe `biases`.
+        bias: (outputs,), where there is one: in some fine-tunes' head.
     """
 
     def __init__(self, inputs: int, outputs: Sequence[int]):
@@ -33,7 +34,9 @@ class Linear(nn.Module):
     def __call__(self, x: mx.array) -> mx.array:
         """(..., inputs) to (..., sum of outputs)."""
         if not self._quantization:
-            return x @ self.floats(x.dtype).T
-        return mx.quantized_matmul(
-            x, self.weight, self.scales, self.get("biases"), transpose=True, **self._quantization
-        ).astype(x.dtype)
+            y = x @ self.floats(x.dtype).T
+        else:
+            y = mx.quantized_matmul(
+                x, self.weight, self.scales, self.get("biases"), transpose=True, **self._quantization
+            ).astype(x.dtype)
+        return y + self.bias if "bias" in self else y

@@ -39,7 +39,7 @@ def load_model(checkpoint: Checkpoint, dtype: mx.Dtype, *, dequantize: bool = Fa
         if name.startswith(f"{layout.TABLE}.")
     }
     rows = VocabularyTable(table, checkpoint.quantization.get(layout.TABLE, {}), dtype)
-    model = Model(checkpoint.config, rows, checkpoint.dense)
+    model = Model(checkpoint.config, rows, checkpoint.dense, checkpoint.head)
     loader = _Loader(checkpoint, dtype, dequantize)
     model.layers = [loader.load(layer, f"layers.{i}") for i, layer in enumerate(model.layers)]
     model.norm = loader.load(model.norm, "norm")
@@ -58,6 +58,9 @@ class _Loader:
         expanded: dict[str, Callable[[], mx.array]] = {}
         for name, child in module.named_modules():
             child_path = f"{path}.{name}".rstrip(".")
+            if f"{child_path}.bias" in self._checkpoint.tensors:
+                child.bias = self._checked(f"{child_path}.bias").astype(mx.float32)
+                mx.eval(child.bias, self._sums)
             if isinstance(child, RMSNorm):
                 # 1 + w in float32, then rounded once.
                 w = self._checked(f"{child_path}.weight").astype(mx.float32)

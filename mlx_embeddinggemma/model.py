@@ -20,6 +20,7 @@ from mlx_embeddinggemma.activation import geglu
 from mlx_embeddinggemma.attention import Span, attend, spans
 from mlx_embeddinggemma.config import Config
 from mlx_embeddinggemma.exponential import exp2
+from mlx_embeddinggemma.head import Dense
 from mlx_embeddinggemma.linear import Linear
 
 
@@ -151,15 +152,21 @@ class Model(nn.Module):
         embed_tokens: token ids (B, L) to embedding rows (B, L, D): the vocabulary table, which
             stays on disk and so is not one of the network's parameters.
         dense: sizes along the head, (768, 3072, 768) in EmbeddingGemma; a single size means no head.
+        head: what else its layers do.
     """
 
     def __init__(
-        self, config: Config, embed_tokens: Callable[[np.ndarray], mx.array], dense: Sequence[int]
+        self,
+        config: Config,
+        embed_tokens: Callable[[np.ndarray], mx.array],
+        dense: Sequence[int],
+        head: Sequence[Dense],
     ):
         super().__init__()
         self.layers = [Layer(config) for _ in range(config.num_hidden_layers)]
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.dense = [Linear(n, [m]) for n, m in zip(dense[:-1], dense[1:], strict=True)]
+        self._head = tuple(head)
         self._config = config
         self._embed_tokens = embed_tokens
 
@@ -199,6 +206,6 @@ class Model(nn.Module):
         real = (mx.arange(x.shape[1]) < lengths[:, None])[..., None]
         # Select, never multiply: whatever stands in a padding position must not reach the mean.
         y = mx.where(real, x.astype(mx.float32), 0).sum(axis=1) / lengths[:, None]
-        for dense in self.dense:
-            y = dense(y)
+        for layer, dense in zip(self._head, self.dense, strict=True):
+            y = layer(dense, y)
         return y / mx.linalg.norm(y, axis=-1, keepdims=True)

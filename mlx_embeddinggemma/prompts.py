@@ -1,9 +1,7 @@
 """Task names to prompts: EmbeddingGemma was trained to see its task in front of the text."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
-from mlx_embeddinggemma.checkpoint import read_json
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
 
 # config_sentence_transformers.json of google/embeddinggemma-300m, for folders that come without it.
@@ -30,18 +28,6 @@ MODEL_CARD = {
 }
 
 
-def load_prompts(folder: Path) -> dict[str, str]:
-    """Prompts by name: the checkpoint's own, and the model card's two more."""
-    path = folder / "config_sentence_transformers.json"
-    settings = read_json(path) if path.exists() else {"prompts": PUBLISHED}
-    prompts = settings.get("prompts") or {} if isinstance(settings, dict) else None
-    if not isinstance(prompts, dict) or not all(isinstance(p, str) for p in prompts.values()):
-        raise EmbeddingGemmaError(
-            f"{path}: expected an object with prompts by name, got {settings!r:.80}"
-        )
-    return {**MODEL_CARD, **prompts}
-
-
 def prompt_for(prompts: Mapping[str, str], name: str) -> str:
     """The prompt called `name`.
 
@@ -53,6 +39,23 @@ def prompt_for(prompts: Mapping[str, str], name: str) -> str:
     except (KeyError, TypeError):
         known = ", ".join(prompts) or "none"
         raise EmbeddingGemmaError(f"no prompt is called {name!r}; known prompts: {known}") from None
+
+
+def choose_prompt(
+    prompts: Mapping[str, str], prompt: str | None, name: str | None, default: str | None
+) -> str:
+    """What goes in front of a text: the prompt itself, else the named one, else the default, else "".
+
+    Args:
+        prompts: by name.
+        prompt: "" is one, and means none at all.
+        name: of a prompt.
+        default: the checkpoint's `default_prompt_name`.
+    """
+    if prompt is not None:
+        return prompt
+    name = default if name is None else name
+    return "" if name is None else prompt_for(prompts, name)
 
 
 def with_title(prompt: str, title: str | None) -> str:

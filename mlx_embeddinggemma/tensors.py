@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
+from mlx_embeddinggemma.watched import Watched, read_into
 
 # The format's types. numpy has no bfloat16: its bytes travel as uint16, viewed as bfloat16 in MLX. Of
 # the 8-bit floats, which nothing here reads, only the size counts.
@@ -39,18 +40,17 @@ MAX_DIMENSIONS = 8  # no weight has more than two; a product of 900,000 sizes wo
 
 @dataclass(frozen=True)
 class Tensor:
-    """Where one tensor lies: its file, dtype name of the format, shape, and first byte.
+    """Where one tensor lies: its file, dtype name of the format, shape, and first byte."""
 
-    Attributes:
-        written: when the file was last written, in nanoseconds: encoders read from it as long as they
-            live, and must notice that it became another.
-    """
-
-    path: Path
+    file: Watched
     dtype: str
     shape: tuple[int, ...]
     offset: int
-    written: int
+
+    @property
+    def path(self) -> Path:
+        """Of the file."""
+        return self.file.path
 
     @property
     def nbytes(self) -> int:
@@ -59,9 +59,12 @@ class Tensor:
 
     def read(self) -> mx.array:
         """The whole tensor."""
-        self._check(self.path)
-        flat = read_flat(self.path, self.offset, NUMPY_DTYPES[self.dtype], math.prod(self.shape))
-        return self._to_mlx(flat.reshape(self.shape))
+        data = np.empty(self.shape, NUMPY_DTYPES[self.dtype])
+        with self.file.open() as file:
+            if not read_into(file, data, self.offset):
+                raise EmbeddingGemmaError(f"{self.path} became shorter while it was read")
+        self.file.note(self.offset, data.reshape(-1).view(np.uint8).data)
+        return self._to_mlx(data)
 
     def rows(self, indices: npt.NDArray[np.integer[Any]]) -> mx.array:
         """Rows of a matrix, shape (len(indices), columns), read one by one.
@@ -71,31 +74,16 @@ class Tensor:
         """
         rows = np.empty((len(indices), *self.shape[1:]), NUMPY_DTYPES[self.dtype])
         width = rows[:1].nbytes
-        try:
-            file = os.open(self.path, os.O_RDONLY)
-        except OSError as error:
-            raise EmbeddingGemmaError(f"cannot read {self.path}: {error.strerror}") from None
-        try:
-            self._check(file)
+        with self.file.open() as file:
             for row, index in zip(rows, indices.tolist(), strict=True):
                 if os.preadv(file, [row.data], self.offset + index * width) != width:
                     raise EmbeddingGemmaError(f"{self.path} became shorter while it was read")
-        finally:
-            os.close(file)
+        self.file.note_rows(self.offset, self.shape[0], indices, rows)
         return self._to_mlx(rows)
 
-    def _check(self, file: Path | int) -> None:
-        try:
-            written = os.stat(file).st_mtime_ns
-        except OSError as error:
-            raise EmbeddingGemmaError(f"cannot read {self.path}: {error.strerror}") from None
-        if written != self.written:
-            raise EmbeddingGemmaError(f"{self.path} changed while it was read: start again")
-
     def _to_mlx(self, array: npt.NDArray[Any]) -> mx.array:
-        result = mx.array(
-            array
-        )  # of float64 float32: what is too large becomes infinite, and is found so
+        # float64 becomes float32: what is too large becomes infinite, and is found so.
+        result = mx.array(array)
         return result.view(mx.bfloat16) if self.dtype == "BF16" else result
 
 
@@ -128,8 +116,11 @@ def read_header(path: Path) -> dict[str, Tensor]:
             start = file.read(8)
             length = int.from_bytes(start, "little")
             if len(start) == 8 and 2 <= length <= min(MAX_HEADER, status.st_size - 8):
-                header = json.loads(file.read(length), object_pairs_hook=_unique)
-                return _tensors(path, header, 8 + length, status)
+                text = file.read(length)
+                watched = Watched(path, status)
+                watched.note(0, memoryview(start + text))
+                header = json.loads(text, object_pairs_hook=_unique)
+                return _tensors(watched, header, 8 + length, status.st_size)
     except OSError as error:
         raise EmbeddingGemmaError(f"cannot read {path}: {error.strerror}") from None
     except (RecursionError, TypeError, ValueError, LookupError, AttributeError) as error:
@@ -163,10 +154,8 @@ def _whole(number: object) -> int:
     return number
 
 
-def _tensors(
-    path: Path, header: Mapping[str, Any], data_start: int, status: os.stat_result
-) -> dict[str, Tensor]:
-    tensors = {}
+def _tensors(file: Watched, header: Mapping[str, Any], data_start: int, size: int) -> dict[str, Tensor]:
+    path, tensors = file.path, {}
     end_of_last = 0
     entries = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
     for name, entry in sorted(entries, key=lambda item: item[1]["data_offsets"][0]):
@@ -179,7 +168,7 @@ def _tensors(
         if len(entry["shape"]) > MAX_DIMENSIONS:
             raise ValueError(f"{len(entry['shape']):,} dimensions of {name!r:.40}")
         shape = tuple(map(_whole, entry["shape"]))
-        tensor = Tensor(path, entry["dtype"], shape, data_start + begin, status.st_mtime_ns)
+        tensor = Tensor(file, entry["dtype"], shape, data_start + begin)
         if min(shape, default=1) < 1 or tensor.nbytes != end - begin or begin != end_of_last:
             raise EmbeddingGemmaError(
                 f"{path}: the place given for {name!r:.80} does not match its shape {list(shape)}: "
@@ -188,10 +177,10 @@ def _tensors(
             )
         end_of_last = end
         tensors[name] = tensor
-    if data_start + end_of_last != status.st_size:
+    if data_start + end_of_last != size:
         raise EmbeddingGemmaError(
             f"{path} was cut short or has bytes left over: its header describes "
-            f"{data_start + end_of_last:,} bytes, the file has {status.st_size:,}: download it again"
+            f"{data_start + end_of_last:,} bytes, the file has {size:,}: download it again"
         )
     return tensors
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from mlx_embeddinggemma import hub
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
 from mlx_embeddinggemma.json_files import read_object
 from mlx_embeddinggemma.presence import check_present
@@ -71,7 +72,9 @@ def load_tokenizer(folder: Path, vocab_size: int, *, lower_case: bool = False) -
     """
     model, truth = folder / "tokenizer.model", folder / "tokenizer.json"
     if not (model.exists() or truth.exists()):
-        raise EmbeddingGemmaError(f"{folder} has neither tokenizer.model nor tokenizer.json")
+        raise EmbeddingGemmaError(
+            f"{folder} has neither tokenizer.model nor tokenizer.json: {hub.download_again(folder)}"
+        )
     if lower_case and not truth.exists():
         raise EmbeddingGemmaError(f"{folder} lacks tokenizer.json, which its do_lower_case needs")
     tokenizer: Tokenizer

@@ -20,8 +20,8 @@ import numpy as np
 
 from mlx_embeddinggemma import blas, runtime
 from mlx_embeddinggemma.batching import pad
-from mlx_embeddinggemma.checkpoint import read_json
 from mlx_embeddinggemma.encoder import EmbeddingGemma
+from mlx_embeddinggemma.json_files import read_json
 
 GOLDEN = Path(__file__).parent / "golden"
 # Cosine to a float32 golden vector. Two right float32 implementations differ by 1e-7; bfloat16 and

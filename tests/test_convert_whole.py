@@ -153,9 +153,9 @@ def cut(path: Path) -> None:
 
 
 CHANGES: dict[str, tuple[str, Callable[[Path], None], str]] = {
-    "weights rewritten": ("model.safetensors", flip, "safetensors changed while it was read"),
+    "weights rewritten": ("model.safetensors", flip, "changed while it was read"),
     "weights replaced": ("model.safetensors", flip_unseen, "source changed while it was read"),
-    "head rewritten": ("3_Dense/model.safetensors", flip, "safetensors changed while it was read"),
+    "head rewritten": ("3_Dense/model.safetensors", flip, "changed while it was read"),
     "weights cut short": ("model.safetensors", cut, "model.safetensors changed while it was read"),
     "weights gone": ("model.safetensors", Path.unlink, "cannot read .*model.safetensors: No such"),
     "head gone": ("3_Dense/model.safetensors", Path.unlink, "cannot read .*model.safetensors: No such"),

@@ -10,12 +10,13 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # config <- model <- checkpoint <- encoder <- {convert, bench, commands} <- cli
 RANK = {
-    "errors": 0, "folders": 1, "blas": 1, "precision": 1, "progress": 1, "config": 1, "hub": 1,
-    "exponential": 1, "json_files": 1, "presence": 1, "runtime": 2, "tensors": 2, "layout": 2,
-    "tokenizer_json": 2, "compute": 3, "attention": 3, "batching": 3, "packed": 3, "activation": 3,
-    "tokenizer": 3, "buffers": 3, "linear": 4, "table": 4, "expansion": 5, "model": 5,
-    "checkpoint": 6, "loading": 7, "prompts": 7, "encoder": 8, "embed": 9, "search": 9, "verify": 9,
-    "convert": 9, "bench": 9, "finetune": 9, "cli": 10, "__main__": 11,
+    "blas": 0, "errors": 0, "exponential": 0, "head": 0, "linear": 0, "progress": 0,
+    "similarity": 0, "config": 1, "folders": 1, "json_files": 1, "precision": 1, "presence": 1,
+    "prompts": 1, "runtime": 1, "watched": 1, "activation": 2, "attention": 2, "batching": 2,
+    "compute": 2, "expansion": 2, "hub": 2, "layout": 2, "modules": 2, "packed": 2, "settings": 2,
+    "tensors": 2, "tokenizer_json": 2, "buffers": 3, "model": 3, "table": 3, "tokenizer": 3,
+    "checkpoint": 4, "convert": 5, "loaded": 5, "loading": 5, "encoder": 6, "finetune": 6,
+    "bench": 7, "embed": 7, "search": 7, "verify": 7, "cli": 8, "__main__": 9,
 }  # fmt: skip
 HEAVY = {"torch", "transformers", "sentence_transformers", "mteb", "mlx_lm", "scipy", "pandas"}
 

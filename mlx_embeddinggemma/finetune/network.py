@@ -206,6 +206,8 @@ def tensors(model: Model) -> dict[str, mx.array]:
             parts = mx.split(module.merged(), module._ends)
             names = layout.parts(path)
             found |= {f"{name}.weight": part for name, part in zip(names, parts, strict=True)}
+            if "bias" in module:  # a head's layer is one matrix
+                found[f"{path}.bias"] = module.bias
     if isinstance(model._embed_tokens, TrainedTable):
         found[table] = model._embed_tokens.weight
     else:

@@ -366,8 +366,7 @@ class Run:
                 + (more if longest < self.encoder.max_length else ""),
                 stacklevel=2,
             )
-        # A long text keeps its first tokens and its eos.
-        return [row if len(row) <= longest else [*row[: longest - 1], row[-1]] for row in ids]
+        return [self.encoder._cut(row, longest) for row in ids]
 
     def _evaluate(self, model: Model) -> dict[str, float]:
         assert self.held_out is not None
@@ -439,7 +438,7 @@ class Run:
             mx.eval(total)
         with new_folder(self.output, replace=True) as partial:
             text = card(self.record, log)
-            export(self.encoder._checkpoint, total, partial, self.encoder.max_length, text)
+            export(self.encoder._checkpoint, total, partial, self.encoder._settings, text)
             record = {"settings": self.record, "version": __version__, "log": log}
             (partial / "finetune.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
             (partial / "finetune.svg").write_text(plot(log), encoding="utf-8")
