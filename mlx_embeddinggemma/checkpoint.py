@@ -67,7 +67,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     if "dense.0.weight" not in tensors:
         tensors |= _dense_folders(folder, modules)
     dense = _dense_sizes(tensors, config)
-    head = _head(folder, modules, len(dense) - 1)
+    head = _head(modules, len(dense) - 1)
     matrices = layout.matrices(config, dense)
     quantization = {}
     dtypes: dict[str, tuple[str, ...]] = {}
@@ -89,6 +89,8 @@ def open_checkpoint(folder: Path) -> Checkpoint:
             expected[f"{path}.weight"] = shape
     expected |= {f"dense.{i}.bias": (dense[i + 1],) for i, layer in enumerate(head) if layer.bias}
     _compare(folder, expected, tensors, dtypes)
+    if modules is not None:
+        _check_head(folder, modules, len(dense) - 1)
     return Checkpoint(folder, config, tensors, dense, head, quantization)
 
 
@@ -169,10 +171,14 @@ def _dense_folders(folder: Path, modules: Modules | None) -> dict[str, Tensor]:
     return tensors
 
 
-def _head(folder: Path, modules: Modules | None, layers: int) -> tuple[Dense, ...]:
+def _head(modules: Modules | None, layers: int) -> tuple[Dense, ...]:
     """What the layers of the head do besides their products."""
-    if modules is None:
-        return (Dense(),) * layers
+    # Whose head lies with the weights need not have the folders: it is EmbeddingGemma's own then.
+    listed = modules.dense[:layers] if modules else (None,) * layers
+    return tuple(dense or Dense() for dense in listed)
+
+
+def _check_head(folder: Path, modules: Modules, layers: int) -> None:
     if len(modules.dense) != layers:
         raise EmbeddingGemmaError(
             f"{folder / 'modules.json'}: expected {layers} Dense, as there are dense weights, "
@@ -182,10 +188,8 @@ def _head(folder: Path, modules: Modules | None, layers: int) -> tuple[Dense, ..
         warnings.warn(
             f"{folder / 'modules.json'} ends without Normalize: sentence-transformers gives vectors of "
             "other lengths, here they are of unit length",
-            stacklevel=2,
+            stacklevel=3,
         )
-    # Whose head lies with the weights need not have the folders: it is EmbeddingGemma's own then.
-    return tuple(dense or Dense() for dense in modules.dense)
 
 
 def _dense_sizes(tensors: Mapping[str, Tensor], config: Config) -> tuple[int, ...]:

@@ -27,6 +27,7 @@ BESIDE = (
 FILES = (
     *BESIDE,
     "model.safetensors",
+    "sentence_*_config.json",
     "model-*.safetensors",
     "*/config.json",
     "*_Dense/model.safetensors",

@@ -241,7 +241,7 @@ CARRIERS = [converted, finetuned, saved]
 
 @pytest.mark.filterwarnings("ignore:.*longer than")
 @pytest.mark.parametrize("carry", CARRIERS)
-@pytest.mark.parametrize("without", [(), (MODEL,), (BERT,), (TOKENIZER,), (MODEL, BERT, TOKENIZER)])
+@pytest.mark.parametrize("without", [(), (MODEL,), (MODEL, BERT, TOKENIZER)])
 def test_settings_are_carried_on(carry, without, unusual, tmp_path):
     source = edited(unusual, tmp_path / "m", dict.fromkeys(without))
     copy = carry(source, tmp_path / "copy")
