@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
+from mlx_embeddinggemma.given import path
 
 DEMO = Path(__file__).parent / "demo"
 # Just what loading and copying need: repositories also carry ONNX and GGUF files of the same weights.
@@ -35,7 +36,7 @@ def find(model: str | Path, *, revision: str | None = None, local_files_only: bo
     """
     if str(model) == "demo":
         return DEMO
-    folder = Path(model).expanduser()
+    folder = path("model", model)
     if folder.is_dir():
         return folder
     name = str(model)
@@ -86,7 +87,7 @@ def _download(name: str, revision: str | None, local_files_only: bool) -> Path:
             f"(and unset HF_HUB_OFFLINE), or run `hf download {name}` where there is a network"
         )
     except HFValidationError as error:
-        problem = f"{name!r} is neither a folder nor a hub id: {error}"
+        problem = f"{name!r:.80} is neither a folder nor a hub id: {error!s:.200}"
     except (HfHubHTTPError, OSError) as error:
         problem = f"downloading {name} failed: {error}"
     raise EmbeddingGemmaError(problem)

@@ -1,16 +1,20 @@
 """Vectors in fewer bits, with the arithmetic of sentence-transformers' `quantize_embeddings`."""
 
+from typing import Literal
+
 import numpy as np
 
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
+from mlx_embeddinggemma.given import shown
 
-PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
+Precision = Literal["float32", "int8", "uint8", "binary", "ubinary"]
+PRECISIONS: tuple[Precision, ...] = ("float32", "int8", "uint8", "binary", "ubinary")
 
 
-def check_precision(precision: str) -> None:
+def check_precision(precision: object) -> None:
     """Raises EmbeddingGemmaError for a precision that is none of `PRECISIONS`."""
-    if precision not in PRECISIONS:
-        raise EmbeddingGemmaError(f"expected precision {', '.join(PRECISIONS)}, got {precision!r}")
+    if not isinstance(precision, str) or precision not in PRECISIONS:
+        raise EmbeddingGemmaError(f"expected precision {', '.join(PRECISIONS)}, got {shown(precision)}")
 
 
 def quantize_embeddings(
