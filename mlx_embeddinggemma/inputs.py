@@ -7,6 +7,7 @@ strings in an order that nobody knows.
 
 from collections.abc import Iterator, Mapping, Sized
 from itertools import zip_longest
+from numbers import Number
 
 import numpy as np
 
@@ -36,7 +37,8 @@ def titled(texts: object, titles: object) -> Iterator[tuple[str, str | None]]:
         TypeError: a text is no string, or a title neither that nor missing; names its index.
         EmbeddingGemmaError: not as many titles as texts.
     """
-    texts, titles = ([x] if isinstance(x, str) or is_missing(x) else x for x in (texts, titles))
+    texts = [texts] if isinstance(texts, str) else texts
+    titles = [titles] if isinstance(titles, str) or is_missing(titles) else titles
     pairs = zip_longest(strings(texts), _items(titles, "title"), fillvalue=_END)
     if isinstance(texts, Sized) and isinstance(titles, Sized) and len(texts) != len(titles):
         raise EmbeddingGemmaError(
@@ -64,7 +66,7 @@ def is_missing(value: object) -> bool:
     """Whether it is None, a NaN of any kind, or pandas' NA or NaT (known by name, without pandas)."""
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
-    return isinstance(value, float | np.inexact | np.datetime64) and bool(value != value)
+    return isinstance(value, Number | np.generic) and bool(value != value)
 
 
 def _items(texts: object, name: str) -> Iterator[object]:

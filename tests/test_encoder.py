@@ -317,7 +317,6 @@ def test_sentence_transformers_argument_names(model):
     expected = model.encode(TEXTS)
     assert (model.encode(sentences=TEXTS, batch_size=32, normalize_embeddings=True) == expected).all()
     assert model.encode(sentences="a").shape == (768,)
-    assert isinstance(model.encode(TEXTS, convert_to_numpy=False), mx.array)
     assert isinstance(model.encode(TEXTS, return_mlx=True), mx.array)
 
 

@@ -24,8 +24,20 @@ def expected(model) -> np.ndarray:
     return model.encode(TEXTS)
 
 
-def libraries(*names: str) -> list[types.ModuleType]:
-    return [pytest.importorskip(name) for name in names]
+def pandas() -> types.ModuleType:
+    return pytest.importorskip("pandas")
+
+
+def polars() -> types.ModuleType:
+    return pytest.importorskip("polars")
+
+
+def pyarrow() -> types.ModuleType:
+    return pytest.importorskip("pyarrow")
+
+
+def datasets() -> types.ModuleType:
+    return pytest.importorskip("datasets")
 
 
 CONTAINERS = {
@@ -37,30 +49,24 @@ CONTAINERS = {
     "numpy": np.array,
     "numpy objects": lambda texts: np.array(texts, object),
     "numpy strings in a list": lambda texts: list(np.array(texts)),
-    "pandas": lambda texts: libraries("pandas")[0].Series(texts),
-    "pandas strings": lambda texts: libraries("pandas")[0].Series(texts, dtype="string"),
-    "pandas categories": lambda texts: libraries("pandas")[0].Series(texts, dtype="category"),
-    "pandas, another index": lambda texts: libraries("pandas")[0].Series(texts, index=[9, 7, 5, 3]),
-    "pandas index": lambda texts: libraries("pandas")[0].Index(texts),
-    "pandas column": lambda texts: libraries("pandas")[0].DataFrame({"text": texts})["text"],
-    "pyarrow": lambda texts: libraries("pyarrow")[0].array(texts),
-    "pyarrow large": lambda texts: libraries("pyarrow")[0].array(texts, "large_string"),
-    "pyarrow view": lambda texts: libraries("pyarrow")[0].array(texts, "string_view"),
-    "pyarrow dictionary": lambda texts: libraries("pyarrow")[0].array(texts).dictionary_encode(),
-    "pyarrow chunks": lambda texts: libraries("pyarrow")[0].chunked_array([texts[:1], texts[1:]]),
-    "pyarrow column": lambda texts: libraries("pyarrow")[0].table({"text": texts})["text"],
-    "pyarrow scalars": lambda texts: list(libraries("pyarrow")[0].array(texts)),
-    "pandas on pyarrow": lambda texts: libraries("pyarrow", "pandas")[1].Series(
-        texts, dtype="string[pyarrow]"
-    ),
-    "polars": lambda texts: libraries("polars")[0].Series(texts),
-    "polars column": lambda texts: libraries("polars")[0].DataFrame({"text": texts})["text"],
-    "datasets column": lambda texts: libraries("datasets")[0].Dataset.from_dict({"text": texts})[
-        "text"
-    ],
-    "datasets slice": lambda texts: libraries("datasets")[0].Dataset.from_dict({"text": texts})[:][
-        "text"
-    ],
+    "pandas": lambda texts: pandas().Series(texts),
+    "pandas strings": lambda texts: pandas().Series(texts, dtype="string"),
+    "pandas categories": lambda texts: pandas().Series(texts, dtype="category"),
+    "pandas, another index": lambda texts: pandas().Series(texts, index=[9, 7, 5, 3]),
+    "pandas index": lambda texts: pandas().Index(texts),
+    "pandas column": lambda texts: pandas().DataFrame({"text": texts})["text"],
+    "pyarrow": lambda texts: pyarrow().array(texts),
+    "pyarrow large": lambda texts: pyarrow().array(texts, "large_string"),
+    "pyarrow view": lambda texts: pyarrow().array(texts, "string_view"),
+    "pyarrow dictionary": lambda texts: pyarrow().array(texts).dictionary_encode(),
+    "pyarrow chunks": lambda texts: pyarrow().chunked_array([texts[:1], texts[1:]]),
+    "pyarrow column": lambda texts: pyarrow().table({"text": texts})["text"],
+    "pyarrow scalars": lambda texts: list(pyarrow().array(texts)),
+    "pandas on pyarrow": lambda texts: pyarrow() and pandas().Series(texts, dtype="string[pyarrow]"),
+    "polars": lambda texts: polars().Series(texts),
+    "polars column": lambda texts: polars().DataFrame({"text": texts})["text"],
+    "datasets column": lambda texts: datasets().Dataset.from_dict({"text": texts})["text"],
+    "datasets slice": lambda texts: datasets().Dataset.from_dict({"text": texts})[:]["text"],
     "lines": lambda texts: map(str.strip, texts),
 }
 
@@ -96,41 +102,39 @@ NO_TEXTS = {
     "array of no dimension": lambda: (np.array("a"), "got ndarray"),
     "function": lambda: (len, "got builtin_function_or_method"),
     "pandas table": lambda: (
-        libraries("pandas")[0].DataFrame({"text": ["a"]}),
+        pandas().DataFrame({"text": ["a"]}),
         r"DataFrame: pass one of",
     ),
     "pandas groups": lambda: (
-        libraries("pandas")[0].DataFrame({"text": ["a"], "b": [1]}).groupby("b")["text"],
+        pandas().DataFrame({"text": ["a"], "b": [1]}).groupby("b")["text"],
         "text 0: expected a string, got tuple",
     ),
     "pyarrow table": lambda: (
-        libraries("pyarrow")[0].table({"text": ["a"]}),
+        pyarrow().table({"text": ["a"]}),
         r'Table: .* texts\["NAME"\]',
     ),
     "pyarrow batch": lambda: (
-        libraries("pyarrow")[0].record_batch({"text": ["a"]}),
+        pyarrow().record_batch({"text": ["a"]}),
         "RecordBatch: pass one of its columns",
     ),
     "polars table": lambda: (
-        libraries("polars")[0].DataFrame({"text": ["a"]}),
+        polars().DataFrame({"text": ["a"]}),
         "DataFrame: pass one of",
     ),
     "polars lazy": lambda: (
-        libraries("polars")[0].LazyFrame({"text": ["a"]}),
+        polars().LazyFrame({"text": ["a"]}),
         "LazyFrame: pass one of",
     ),
     "datasets": lambda: (
-        libraries("datasets")[0].Dataset.from_dict({"text": ["a"]}),
+        datasets().Dataset.from_dict({"text": ["a"]}),
         "Dataset: pass one of its columns",
     ),
     "datasets streamed": lambda: (
-        libraries("datasets")[0].Dataset.from_dict({"text": ["a"]}).to_iterable_dataset(),
+        datasets().Dataset.from_dict({"text": ["a"]}).to_iterable_dataset(),
         "IterableDataset: pass one of its columns",
     ),
     "datasets by split": lambda: (
-        libraries("datasets")[0].DatasetDict(
-            {"train": libraries("datasets")[0].Dataset.from_dict({"text": ["a"]})}
-        ),
+        datasets().DatasetDict({"train": datasets().Dataset.from_dict({"text": ["a"]})}),
         "DatasetDict: pass one of its values",
     ),
     "nested": lambda: ([["a", "b"], ["c", "d"]], "text 0: expected a string, got list"),
@@ -140,12 +144,12 @@ NO_TEXTS = {
     "array of bytes": lambda: (np.array([b"a"]), "text 0: expected a string, got bytes_"),
     "numbers": lambda: (np.arange(3), "text 0: expected a string, got int64"),
     "a null of pyarrow": lambda: (
-        libraries("pyarrow")[0].array(["a", None]),
+        pyarrow().array(["a", None]),
         "text 1: expected a string, got a missing value",
     ),
-    "numbers of pyarrow": lambda: (libraries("pyarrow")[0].array([1]), "text 0: .* got int"),
+    "numbers of pyarrow": lambda: (pyarrow().array([1]), "text 0: .* got int"),
     "a null of pandas": lambda: (
-        libraries("pandas")[0].Series(["a", None], dtype="string"),
+        pandas().Series(["a", None], dtype="string"),
         "text 1: expected a string, got a missing value",
     ),
     "NaN": lambda: (["a", float("nan")], "text 1: expected a string, got a missing value"),
@@ -168,7 +172,7 @@ def test_what_is_no_texts_says_what_to_pass(model, kind):
             call(texts)
         assert "\n" not in str(raised.value)
     with pytest.raises(TypeError, match=says):
-        model.encode_document(texts, titles=["t"])
+        model.encode_document(texts, titles=iter("titles"))
 
 
 MISSING = {
@@ -179,10 +183,10 @@ MISSING = {
     "numpy's NaT": lambda: np.datetime64("NaT"),
     "numpy's NaT of a time": lambda: np.timedelta64("NaT"),
     "a decimal's NaN": lambda: decimal.Decimal("NaN"),
-    "pandas' NA": lambda: libraries("pandas")[0].NA,
-    "pandas' NaT": lambda: libraries("pandas")[0].NaT,
-    "pyarrow's null": lambda: libraries("pyarrow")[0].scalar(None, "string"),
-    "an untyped null": lambda: libraries("pyarrow")[0].scalar(None),
+    "pandas' NA": lambda: pandas().NA,
+    "pandas' NaT": lambda: pandas().NaT,
+    "pyarrow's null": lambda: pyarrow().scalar(None, "string"),
+    "an untyped null": lambda: pyarrow().scalar(None),
     "nothing": lambda: "",
     "blanks": lambda: " \t\n\u3000",
 }
@@ -199,13 +203,12 @@ def test_a_missing_title_is_no_title(model, kind):
 
 @pytest.mark.parametrize("missing", ["None", "NaN", "NA", "mixed"])
 def test_missing_titles_of_a_column(model, missing):
-    pandas, polars = libraries("pandas", "polars")
     column = {
-        "None": polars.Series(["Weather", None]),
-        "NaN": pandas.Series(["Weather", np.nan]),
-        "NA": pandas.Series(["Weather", None], dtype="string"),
-        "mixed": pandas.Series(["Weather", pandas.NaT], dtype=object),
-    }[missing]
+        "None": lambda: polars().Series(["Weather", None]),
+        "NaN": lambda: pandas().Series(["Weather", np.nan]),
+        "NA": lambda: pandas().Series(["Weather", None], dtype="string"),
+        "mixed": lambda: pandas().Series(["Weather", pandas().NaT], dtype=object),
+    }[missing]()
     expected = model.encode(["title: Weather | text: a", "title: none | text: b"])
     assert np.abs(model.encode_document(["a", "b"], titles=column) - expected).max() <= UNIT
 
