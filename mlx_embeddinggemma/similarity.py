@@ -36,12 +36,12 @@ def all_pairs(a: object, b: object, measure: Measure, dimensions: Sequence[int])
     x, y = np.atleast_2d(x), np.atleast_2d(y)
     if not bits:
         return _scores(x, y, measure)
-    result = np.empty((len(x), len(y)), np.float32)
+    dots = np.empty((len(x), len(y)), np.float32)
     for i in range(0, len(x), ROWS):
         for j in range(0, len(y), ROWS):
             rows, columns = slice(i, i + ROWS), slice(j, j + ROWS)
-            result[rows, columns] = _scores(_signs(x[rows], bits), _signs(y[columns], bits), measure)
-    return result
+            dots[rows, columns] = _signs(x[rows], bits) @ _signs(y[columns], bits).T
+    return _of_signs(dots, bits, measure)
 
 
 def each_pair(a: object, b: object, measure: Measure, dimensions: Sequence[int]) -> Array:
@@ -54,7 +54,8 @@ def each_pair(a: object, b: object, measure: Measure, dimensions: Sequence[int])
             f"expected as many vectors on both sides, got {len(x)} and {len(y)}"
         ) from None
     if bits:
-        x, y = _signs(x, bits), _signs(y, bits)
+        dots = np.einsum("...d,...d->...", _signs(x, bits), _signs(y, bits))
+        return _of_signs(dots, bits, measure)
     if measure == "cosine":
         x, y = _unit(x), _unit(y)
     if measure in ("cosine", "dot"):
@@ -104,6 +105,16 @@ def _signs(packed: Array, dim: int) -> Array:
     """Bits to components of +1 and -1, (n, dim) float32. In int8 the first of eight bits is flipped."""
     flipped = packed.view(np.uint8) ^ np.uint8(0x80 if packed.dtype == np.int8 else 0)
     return np.unpackbits(flipped, axis=-1, count=dim).astype(np.float32) * 2 - 1
+
+
+def _of_signs(dots: Array, dim: int, measure: Measure) -> Array:
+    """A measure of vectors of +1 and -1 by their products, which are whole: dim - 2 h."""
+    if measure == "cosine":
+        return np.asarray(dots / np.float32(dim))
+    if measure == "dot":
+        return dots
+    twice = np.asarray(np.float32(dim) - dots)  # components of one differ from the other's by 2
+    return -np.sqrt(2 * twice) if measure == "euclidean" else -twice
 
 
 def _comparable(a: object, b: object, dimensions: Sequence[int]) -> tuple[Array, Array, int]:

@@ -27,7 +27,7 @@ def theirs(measure: str, pairwise: bool = False):
     return (function.to_similarity_pairwise_fn if pairwise else function.to_similarity_fn)(measure)
 
 
-@pytest.mark.parametrize("scale", [1, 1e-20, 1e15])
+@pytest.mark.parametrize("scale", [1, 1e-3, 1e15])
 @pytest.mark.parametrize("measure", MEASURES)
 def test_floats_are_measured_as_there(vectors, measure, scale):
     a, b = vectors[:10] * np.float32(scale), vectors[10:17] * np.float32(2)
@@ -87,7 +87,7 @@ def test_bits_of_many_vectors_are_unpacked_in_blocks(monkeypatch):
     expected = all_pairs(bits, bits[:31], "cosine", DIMENSIONS)
     monkeypatch.setattr("mlx_embeddinggemma.similarity.ROWS", 7)
     assert (all_pairs(bits, bits[:31], "cosine", DIMENSIONS) == expected).all()
-    assert (expected == 1 - 2 * hamming(bits, bits[:31]).astype(np.float32) / 768).all()
+    assert (expected == np.float32(768 - 2 * hamming(bits, bits[:31])) / np.float32(768)).all()
 
 
 def test_bits_of_a_size_that_eight_does_not_divide():
