@@ -6,7 +6,7 @@ text -> prompt -> ids -> batches -> network -> truncate and renormalise -> array
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
@@ -238,18 +238,6 @@ class EmbeddingGemma(SentenceTransformerNames):
         self, texts: Texts, *, convert_to_tensor: Literal[True], **keywords: Unpack[Keywords]
     ) -> "Tensor": ...
     @overload
-    def encode_query(  # type: ignore[overload-overlap]
-        self, texts: str, *, output_value: Literal["token_embeddings"], **keywords: Unpack[Keywords]
-    ) -> Matrix: ...
-    @overload
-    def encode_query(
-        self,
-        texts: Iterable[str],
-        *,
-        output_value: Literal["token_embeddings"],
-        **keywords: Unpack[Keywords],
-    ) -> list[Matrix]: ...
-    @overload
     def encode_query(self, texts: Texts | None = None, **keywords: Unpack[AllKeywords]) -> Output: ...
 
     def encode_query(self, texts: Texts | None = None, **keywords: Unpack[AllKeywords]) -> Output:
@@ -283,24 +271,6 @@ class EmbeddingGemma(SentenceTransformerNames):
         **keywords: Unpack[Keywords],
     ) -> "Tensor": ...
     @overload
-    def encode_document(  # type: ignore[overload-overlap]
-        self,
-        texts: str,
-        titles: Titles = None,
-        *,
-        output_value: Literal["token_embeddings"],
-        **keywords: Unpack[Keywords],
-    ) -> Matrix: ...
-    @overload
-    def encode_document(
-        self,
-        texts: Iterable[str],
-        titles: Titles = None,
-        *,
-        output_value: Literal["token_embeddings"],
-        **keywords: Unpack[Keywords],
-    ) -> list[Matrix]: ...
-    @overload
     def encode_document(
         self, texts: Texts | None = None, titles: Titles = None, **keywords: Unpack[AllKeywords]
     ) -> Output: ...
@@ -327,9 +297,7 @@ class EmbeddingGemma(SentenceTransformerNames):
             texts=texts, inputs=keywords.pop("inputs", None), sentences=keywords.pop("sentences", None)
         )
         prompt = self._prompt(keywords.pop("prompt", None), keywords.pop("prompt_name", None))
-        if with_title(prompt, "a title") == prompt:
-            _warn(f"the titles are left out: the prompt {prompt!r:.80} has no 'title: none' in it")
-        documents = (with_title(prompt, title) + body for body, title in titled(texts, titles))
+        documents = self._titled(prompt, texts, titles)
         keywords["prompt"] = ""
         return self.encode("".join(documents) if isinstance(texts, str) else documents, **keywords)
 
@@ -528,6 +496,19 @@ class EmbeddingGemma(SentenceTransformerNames):
             return text("prompt", prompt)
         name = self.default_prompt_name if name is None else name
         return "" if name is None else prompt_for(self.prompts, name)
+
+    def _titled(self, prompt: str, texts: Texts, titles: Titles) -> Iterator[str]:
+        """Documents behind their prompt, with their titles in it."""
+        lost = 0
+        for body, title in titled(texts, titles):
+            start = with_title(prompt, title)
+            lost += title is not None and start == prompt
+            yield start + body
+        if lost:
+            _warn(
+                f"{lost:,} titles were left out: the prompt {prompt!r:.80} has no place for them, "
+                "'title: none'"
+            )
 
     def _with_prompt(self, keywords: AllKeywords, name: str) -> AllKeywords:
         """Puts a prompt among keywords that name none: an empty one where the checkpoint has none."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
-from mlx_embeddinggemma.given import path
+from mlx_embeddinggemma.given import path, text
 
 DEMO = Path(__file__).parent / "demo"
 # Just what loading and copying need: repositories also carry ONNX and GGUF files of the same weights.
@@ -37,6 +37,7 @@ def find(model: str | Path, *, revision: str | None = None, local_files_only: bo
     if str(model) == "demo":
         return DEMO
     folder = path("model", model)
+    revision = None if revision is None else text("revision", revision)
     if folder.is_dir():
         return folder
     name = str(model)
