@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 import mlx.core as mx
 import numpy as np
@@ -31,6 +31,7 @@ from mlx_embeddinggemma.options import (
     Keywords,
     OutputValue,
     check_output_value,
+    count,
     refuse,
     the_texts,
 )
@@ -52,7 +53,6 @@ DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
 
 Texts = str | Iterable[str]
 Titles = str | Iterable[str | None] | None
-T = TypeVar("T")
 
 
 class EmbeddingGemma(SentenceTransformerNames):
@@ -193,13 +193,9 @@ class EmbeddingGemma(SentenceTransformerNames):
                 or a vector that came out NaN, infinite or zero; names the text's index.
         """
         texts = the_texts(texts=texts, inputs=inputs, sentences=sentences)
-        refuse(
-            pool=(pool, "one process uses the whole machine"),
-            chunk_size=(chunk_size, "it belongs to a pool; memory is bounded by batch_tokens"),
-            processing_kwargs=(processing_kwargs, "set max_length or do_lower_case in the checkpoint"),
-        )
-        check_output_value(output_value)
+        refuse(pool=pool, chunk_size=chunk_size, processing_kwargs=processing_kwargs)
         check_precision(precision)
+        check_output_value(output_value, precision)
         if device is not None:
             self.to(device)
         single = isinstance(texts, str)
@@ -209,19 +205,16 @@ class EmbeddingGemma(SentenceTransformerNames):
             prompt=self._prompt(prompt, prompt_name),
             dim=self._checked_dim(truncate_dim),
             rescale=bool(normalize_embeddings),
-            batch_tokens=None
-            if batch_tokens is None
-            else whole("batch_tokens", batch_tokens, 1, sys.maxsize),
-            batch_size=None if batch_size is None else whole("batch_size", batch_size, 1, sys.maxsize),
+            batch_tokens=count("batch_tokens", batch_tokens),
+            batch_size=count("batch_size", batch_size),
             show_progress_bar=show_progress_bar,
         )
-        if output_value == "sentence_embedding":
-            vectors = quantize_embeddings(self._vectors(job), precision)
-            return converted(vectors[0] if single else vectors, form)
-        if precision != "float32":
-            raise EmbeddingGemmaError(f"expected token embeddings in float32, got {precision!r}")
-        states = self._token_states(job)
-        return converted(states[0] if single else states, form)
+        results: np.ndarray | list[np.ndarray]
+        if output_value == "token_embeddings":
+            results = self._token_states(job)
+        else:
+            results = quantize_embeddings(self._vectors(job), precision)
+        return converted(results[0] if single else results, form)
 
     @overload
     def encode_query(  # type: ignore[overload-overlap]
@@ -384,7 +377,9 @@ class EmbeddingGemma(SentenceTransformerNames):
         def compute(ids: Sequence[Sequence[int]], bar: "tqdm[Any]") -> None:
             start = sum(map(len, found))
             vectors = self._forward(ids, dim, job.batch_tokens, job.batch_size, bar)
-            self._check(vectors, distinct, start)
+            bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+            if len(bad):
+                raise self._damaged(distinct.where.index(start + bad[0]))
             found.append(vectors[:, : job.dim])
 
         self._encode(job, distinct, compute)
@@ -398,7 +393,8 @@ class EmbeddingGemma(SentenceTransformerNames):
 
         def compute(ids: Sequence[Sequence[int]], bar: "tqdm[Any]") -> None:
             for states in self._states(ids, job.batch_tokens, job.batch_size, bar):
-                self._check(states.min(axis=0, keepdims=True), distinct, len(found))
+                if not np.isfinite(states).all():
+                    raise self._damaged(distinct.where.index(len(found)))
                 found.append(states)
 
         self._encode(job, distinct, compute)
@@ -434,14 +430,11 @@ class EmbeddingGemma(SentenceTransformerNames):
                 "and were cut"
             )
 
-    def _check(self, vectors: np.ndarray, distinct: Distinct, start: int) -> None:
-        """Raises the error for rows that are no vectors; the first is that of distinct text `start`."""
-        bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-        if len(bad):
-            raise EmbeddingGemmaError(
-                f"text {distinct.where.index(start + bad[0])} came out as NaN, infinite or zero: the "
-                f"weights in {self.folder} are damaged, or their activations overflow"
-            )
+    def _damaged(self, index: int) -> EmbeddingGemmaError:
+        return EmbeddingGemmaError(
+            f"text {index} came out as NaN, infinite or zero: the weights in {self.folder} are damaged, "
+            "or their activations overflow"
+        )
 
     def _forward(
         self,

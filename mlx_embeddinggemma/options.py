@@ -1,11 +1,12 @@
 """What `encode`, `encode_query` and `encode_document` can be asked for, and the checks of it."""
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
-from mlx_embeddinggemma.given import shown
+from mlx_embeddinggemma.given import shown, whole
 from mlx_embeddinggemma.precision import Precision
 
 OutputValue = Literal["sentence_embedding", "token_embeddings"]
@@ -76,21 +77,36 @@ def the_texts(**names: Any) -> Any:
     return next(iter(given.values()))
 
 
-def check_output_value(value: object) -> None:
-    """Raises EmbeddingGemmaError for what is no `OutputValue`."""
+def count(name: str, value: int | None) -> int | None:
+    """A whole number of at least 1, or None.
+
+    Raises:
+        TypeError: not a whole number.
+        EmbeddingGemmaError: out of range.
+    """
+    return None if value is None else whole(name, value, 1, sys.maxsize)
+
+
+def check_output_value(value: object, precision: Precision) -> None:
+    """Raises EmbeddingGemmaError for what is no `OutputValue`, or not to be had in that precision."""
     if not isinstance(value, str) or value not in ("sentence_embedding", "token_embeddings"):
         why = ": torch's features of a whole batch are not kept" if value is None else ""
         raise EmbeddingGemmaError(
             f"expected output_value 'sentence_embedding' or 'token_embeddings', got {shown(value)}{why}"
         )
+    if value == "token_embeddings" and precision != "float32":
+        raise EmbeddingGemmaError(f"expected token embeddings in float32, got {precision!r}")
 
 
-def refuse(**instead: tuple[object, str]) -> None:
-    """Raises EmbeddingGemmaError for an argument that was given although nothing here honours it.
+REFUSED = {
+    "pool": "one process uses the whole machine",
+    "chunk_size": "it belongs to a pool; batch_tokens bounds memory",
+    "processing_kwargs": "set max_length when loading, and the rest in the checkpoint's files",
+}
 
-    Args:
-        **instead: by name, its value and what to do instead.
-    """
-    for name, (value, hint) in instead.items():
+
+def refuse(**given: object) -> None:
+    """Raises EmbeddingGemmaError for an argument of `REFUSED` that is not None."""
+    for name, value in given.items():
         if value is not None:
-            raise EmbeddingGemmaError(f"expected no {name}, got {shown(value)}: {hint}")
+            raise EmbeddingGemmaError(f"expected no {name}, got {shown(value)}: {REFUSED[name]}")

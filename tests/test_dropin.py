@@ -1,5 +1,6 @@
 """Code written for sentence-transformers runs here: each claim against the real one on the demo."""
 
+import checkpoints
 import numpy as np
 import pytest
 
@@ -187,6 +188,16 @@ def test_token_embeddings_of_a_long_text_are_cut(ours, theirs):
             assert same(ours.encode(long), theirs.encode(long))
     finally:
         ours.max_seq_length = theirs.max_seq_length = 2048
+
+
+def test_token_embeddings_that_are_no_numbers_name_their_text(tmp_path):
+    folder = checkpoints.write_tiny(tmp_path / "m")
+    row = EmbeddingGemma(folder).tokenize("~")[1]
+    tensors = checkpoints.load_file(folder / "model.safetensors")
+    tensors["embed_tokens.weight"][row] = np.nan
+    checkpoints.save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(EmbeddingGemmaError, match="text 2 came out as NaN, infinite or zero"):
+        EmbeddingGemma(folder).encode(["a", "a", "~"], output_value="token_embeddings")
 
 
 def test_equal_texts_have_token_embeddings_of_their_own(ours):

@@ -258,9 +258,7 @@ def test_titles_come_in_what_keeps_their_order(model, titles):
 
 @pytest.mark.parametrize("prompt", [{"prompt": ""}, {"prompt": "p: "}, {"prompt_name": "STS"}], ids=str)
 def test_titles_that_a_prompt_has_no_place_for_are_left_out_aloud(model, prompt):
-    with pytest.warns(
-        UserWarning, match="titles are left out: the prompt .* has no 'title: none'"
-    ) as seen:
+    with pytest.warns(UserWarning, match="^1 titles were left out: the prompt") as seen:
         mine = model.encode_document(["a", "b"], titles=["x", None], **prompt)
     assert seen[0].filename == __file__
     assert np.abs(mine - model.encode(["a", "b"], **prompt)).max() <= UNIT
