@@ -432,8 +432,8 @@ class EmbeddingGemma(SentenceTransformerNames):
 
     def _damaged(self, index: int) -> EmbeddingGemmaError:
         return EmbeddingGemmaError(
-            f"text {index} came out as NaN, infinite or zero: the weights in {self.folder} are damaged, "
-            "or their activations overflow"
+            f"text {index} came out as NaN, infinite or zero: the weights in {self.folder} are "
+            "damaged, or their activations overflow"
         )
 
     def _forward(
