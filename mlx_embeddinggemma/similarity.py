@@ -102,9 +102,11 @@ def _unit(x: Array) -> Array:
 
 
 def _signs(packed: Array, dim: int) -> Array:
-    """Bits to components of +1 and -1, (n, dim) float32. In int8 the first of eight bits is flipped."""
-    flipped = packed.view(np.uint8) ^ np.uint8(0x80 if packed.dtype == np.int8 else 0)
-    return np.unpackbits(flipped, axis=-1, count=dim).astype(np.float32) * 2 - 1
+    """Bits to components of +1 and -1, (n, dim) float32.
+
+    In int8 the first of eight bits is flipped, on both sides: no measure sees it.
+    """
+    return np.unpackbits(packed.view(np.uint8), axis=-1, count=dim).astype(np.float32) * 2 - 1
 
 
 def _of_signs(dots: Array, dim: int, measure: Measure) -> Array:

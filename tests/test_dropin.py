@@ -228,6 +228,7 @@ def test_names_that_are_set_as_there(demo, theirs):
         assert same(model.encode("a"), theirs.encode("a", normalize_embeddings=True))
         with model.truncate_embeddings(None), theirs.truncate_embeddings(None):
             assert same(model.encode("a"), theirs.encode("a"))
+        assert model.truncate_dim == theirs.truncate_dim == 256
     assert model.get_embedding_dimension() == 768
     model.truncate_dim = 128
     assert model.encode("a").shape == (128,)
