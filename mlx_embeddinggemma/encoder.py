@@ -35,7 +35,7 @@ from mlx_embeddinggemma.options import (
     refuse,
     the_texts,
 )
-from mlx_embeddinggemma.outputs import Matrix, Output, Vector, converted, form_of
+from mlx_embeddinggemma.outputs import Matrix, Output, Vector, as_given, converted, form_of
 from mlx_embeddinggemma.precision import Precision, check_precision, quantize_embeddings
 from mlx_embeddinggemma.prompts import load_prompts, prompt_for, with_title
 from mlx_embeddinggemma.similarity import all_pairs, each_pair
@@ -142,7 +142,7 @@ class EmbeddingGemma(SentenceTransformerNames):
         batch_tokens: int | None = None,
         batch_size: int | None = None,
         show_progress_bar: bool | None = None,
-        precision: Precision = "float32",
+        precision: Precision | None = "float32",
         return_mlx: bool = False,
         output_value: OutputValue = "sentence_embedding",
         convert_to_numpy: bool = True,
@@ -167,7 +167,7 @@ class EmbeddingGemma(SentenceTransformerNames):
             batch_tokens: tokens a batch may hold, padding included: bounds memory.
             batch_size: texts a batch may hold, for those who count in texts.
             show_progress_bar: on stderr; by default on a terminal when it takes over a second.
-            precision: "float32", "int8", "uint8", "binary" or "ubinary".
+            precision: "float32" (None says so too), "int8", "uint8", "binary" or "ubinary".
             return_mlx: an `mx.array` instead of a numpy array.
             output_value: "token_embeddings" gives what the last layer says of each token, those of
                 the prompt, bos and eos included and a long text's rest left out, in float32.
@@ -194,6 +194,7 @@ class EmbeddingGemma(SentenceTransformerNames):
         """
         texts = the_texts(texts=texts, inputs=inputs, sentences=sentences)
         refuse(pool=pool, chunk_size=chunk_size, processing_kwargs=processing_kwargs)
+        precision = "float32" if precision is None else precision
         check_precision(precision)
         check_output_value(output_value, precision)
         if device is not None:
@@ -294,7 +295,12 @@ class EmbeddingGemma(SentenceTransformerNames):
         keywords["prompt"] = ""
         return self.encode("".join(documents) if isinstance(texts, str) else documents, **keywords)
 
-    def similarity(self, embeddings1: object, embeddings2: object) -> Matrix:
+    @overload
+    def similarity(self, embeddings1: np.ndarray, embeddings2: np.ndarray) -> Matrix: ...
+    @overload
+    def similarity(self, embeddings1: object, embeddings2: object) -> "Matrix | Tensor": ...
+
+    def similarity(self, embeddings1: object, embeddings2: object) -> "Matrix | Tensor":
         """Of each vector of one side with each of the other, by `similarity_fn_name`.
 
         Packed bits and quantized vectors are recognised by dtype and columns; see `similarity.py`.
@@ -304,18 +310,25 @@ class EmbeddingGemma(SentenceTransformerNames):
             embeddings2: (m, dim) or (dim,), of the same precision.
 
         Returns:
-            (n, m) float32; the cosine of a vector of zeros with any other is 0.
+            (n, m) float32, torch's where a side is. The cosine of a vector of zeros and any other is 0.
 
         Raises:
             EmbeddingGemmaError: unlike sizes or precisions, or vectors that are NaN or infinite.
         """
         measure, dimensions = self.similarity_fn_name, self.dimensions
-        return all_pairs(embeddings1, embeddings2, measure, dimensions)
+        scores = all_pairs(embeddings1, embeddings2, measure, dimensions)
+        return as_given(scores, embeddings1, embeddings2)
 
-    def similarity_pairwise(self, embeddings1: object, embeddings2: object) -> Vector:
-        """Of each vector with its partner on the other side: two (n, dim) to (n,) float32."""
+    @overload
+    def similarity_pairwise(self, embeddings1: np.ndarray, embeddings2: np.ndarray) -> Vector: ...
+    @overload
+    def similarity_pairwise(self, embeddings1: object, embeddings2: object) -> "Vector | Tensor": ...
+
+    def similarity_pairwise(self, embeddings1: object, embeddings2: object) -> "Vector | Tensor":
+        """Of each vector with its partner on the other side: two (n, dim) to (n,); see `similarity`."""
         measure, dimensions = self.similarity_fn_name, self.dimensions
-        return each_pair(embeddings1, embeddings2, measure, dimensions)
+        scores = each_pair(embeddings1, embeddings2, measure, dimensions)
+        return as_given(scores, embeddings1, embeddings2)
 
     @overload
     def tokenize(self, texts: str) -> list[int]: ...  # type: ignore[overload-overlap]

@@ -21,7 +21,7 @@ class Keywords(TypedDict, total=False):
     batch_tokens: int | None
     batch_size: int | None
     show_progress_bar: bool | None
-    precision: Precision
+    precision: Precision | None
     normalize_embeddings: bool
     device: object
     task: str | None

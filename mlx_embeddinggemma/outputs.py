@@ -1,5 +1,6 @@
 """Vectors as the arrays that the caller asked for: numpy's, MLX's or torch's."""
 
+import sys
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import mlx.core as mx
@@ -54,3 +55,13 @@ def converted(results: Numpy, form: Form) -> Output:
         return [torch.from_numpy(x) for x in results]
     tensor = torch.from_numpy(results)
     return list(tensor) if form == "tensors" else tensor
+
+
+def as_given(scores: np.ndarray, *sides: object) -> "np.ndarray | Tensor":
+    """Scores of vectors in their own kind: torch's where a side, or the first of it, is a tensor."""
+    torch = sys.modules.get("torch")
+    firsts = [side[0] if isinstance(side, list | tuple) and side else side for side in sides]
+    if torch and any(isinstance(first, torch.Tensor) for first in firsts):
+        tensor: Tensor = torch.from_numpy(scores)
+        return tensor
+    return scores

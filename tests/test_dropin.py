@@ -53,6 +53,7 @@ CALLS = {
     "the CPU, numbered": {"device": "cpu:0"},
     "no progress bar": {"show_progress_bar": False},
     "a task": {"task": "query"},
+    "no precision": {"precision": None},
     "no pool": {"pool": None, "chunk_size": None},
 }
 
@@ -397,3 +398,29 @@ def test_their_helpers_take_the_model(ours, theirs):
         theirs.encode_document(texts, convert_to_tensor=True),
     )[0]
     assert [hit["corpus_id"] for hit in hits] == [hit["corpus_id"] for hit in expected]
+
+
+def test_their_evaluators_take_the_model(ours, theirs, monkeypatch):
+    """All but the note that they make in a model's card at the end."""
+    evaluation = pytest.importorskip("sentence_transformers.evaluation", reason="needs `reference`")
+    monkeypatch.setattr(
+        evaluation.SentenceEvaluator, "store_metrics_in_model_card_data", lambda *_, **__: None
+    )
+    queries, corpus = {"q": "dogs"}, {"1": "a dog runs", "2": "stocks fell", "3": "a cat sleeps"}
+    texts = list(corpus.values())
+    for evaluator in (
+        evaluation.InformationRetrievalEvaluator(queries, corpus, {"q": {"1"}}, write_csv=False),
+        evaluation.EmbeddingSimilarityEvaluator(texts, texts[::-1], [0.1, 1, 0.2], write_csv=False),
+        evaluation.BinaryClassificationEvaluator(texts, texts[::-1], [0, 1, 0], write_csv=False),
+    ):
+        assert evaluator(ours) == pytest.approx(evaluator(theirs), abs=1e-5)
+
+
+def test_similarity_of_tensors_is_a_tensor(ours, theirs):
+    torch = pytest.importorskip("torch", reason="needs the extra `reference`")
+    a, b = ours.encode(TEXTS, convert_to_tensor=True), ours.encode(TEXTS)
+    for one, other in [(a, a), (a, b), (b, a), (list(a), b), (a[0], b)]:
+        assert same(ours.similarity(one, other), theirs.similarity(one, torch.as_tensor(other)))
+        pairs = ours.similarity_pairwise(one, other)
+        assert isinstance(pairs, torch.Tensor) and pairs.shape == (4,)
+    assert isinstance(ours.similarity(b, b), np.ndarray)
