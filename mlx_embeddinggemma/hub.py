@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
+from mlx_embeddinggemma.given import path, text
 from mlx_embeddinggemma.json_files import read_json, read_object
 
 DEMO = Path(__file__).parent / "demo"
@@ -43,7 +44,8 @@ def find(model: str | Path, *, revision: str | None = None, local_files_only: bo
     Raises:
         EmbeddingGemmaError: nothing there, no access, or no network; the message says what to do.
     """
-    folder = local(model)
+    folder = path("model", model)
+    revision = None if revision is None else text("revision", revision)
     marks = ("config.json", "adapter_config.json", "modules.json")
     if str(model) == "demo" and not any((folder / name).is_file() for name in marks):
         return DEMO
@@ -157,7 +159,7 @@ def _download(name: str, revision: str | None, local_files_only: bool) -> Path:
             f"(and unset HF_HUB_OFFLINE), or run `hf download {name}` where there is a network"
         )
     except HFValidationError as error:
-        problem = f"{name!r} is neither a folder nor a hub id: {error}"
+        problem = f"{name!r:.80} is neither a folder nor a hub id: {error!s:.200}"
     except (HfHubHTTPError, OSError) as error:
         problem = f"downloading {name} failed: {error}"
     raise EmbeddingGemmaError(problem)

@@ -280,6 +280,78 @@ def test_float16_is_refused_with_the_reason(tiny):
         EmbeddingGemma(tiny, dtype="int8")
 
 
+HUGE = 10**5000  # Python prints no such number
+NO_SIZES = {
+    "float": 256.0,
+    "string": "256",
+    "bool": True,
+    "array": np.array([256]),
+    "list": [256],
+    "huge": HUGE,
+    "NaN": np.nan,
+    "negative": -256,
+    "nothing": 0,
+    "dict": {},
+}
+
+
+@pytest.mark.parametrize("value", NO_SIZES.values(), ids=NO_SIZES)
+@pytest.mark.parametrize("name", ["truncate_dim", "max_length"])
+def test_sizes_are_whole_numbers(tiny, model, name, value):
+    with pytest.raises((EmbeddingGemmaError, TypeError), match=f"^expected {name} ") as raised:
+        EmbeddingGemma(tiny, **{name: value})
+    assert "\n" not in str(raised.value) and len(str(raised.value)) < 200
+    if name == "truncate_dim":
+        with pytest.raises(EmbeddingGemmaError, match="^expected truncate_dim 768, 512, 256, 128, got"):
+            model.encode("a", truncate_dim=value)
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.int64, np.uint64])
+def test_numpys_whole_numbers_are_sizes(tiny, kind):
+    model = EmbeddingGemma(tiny, truncate_dim=kind(256), max_length=kind(64))
+    assert model.max_seq_length == 64 and model.encode("a").shape == (256,)
+    assert model.encode("a", truncate_dim=kind(128)).shape == (128,)
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [["float32"], np.array(["float32"]), np.float32, mx.float32, 32, "", "x" * 300, True],
+    ids=repr,
+)
+def test_a_dtype_is_a_name(tiny, dtype):
+    with pytest.raises(
+        EmbeddingGemmaError, match="expected dtype 'float32' or 'bfloat16', got"
+    ) as raised:
+        EmbeddingGemma(tiny, dtype=dtype)
+    assert "\n" not in str(raised.value) and len(str(raised.value)) < 200
+
+
+NO_MODELS = {
+    "no such user": ("~nosuchuser/x", "nosuchuser"),
+    "a long name": ("x" * 300, "model: expected a path"),
+    "a long path": ("/" + "x" * 300, "model: expected a path"),
+    "a long id": ("a/" + "x" * 250, "neither a folder nor a hub id"),
+    "NUL": ("a\0b", "model: expected a path"),
+    "None": (None, "expected model to be"),
+    "number": (3, "expected model to be"),
+    "list": (["demo"], "expected model to be"),
+    "bytes": (b"demo", "expected model to be"),
+    "array": (np.array(["demo"] * 99), "expected model to be"),
+}
+
+
+@pytest.mark.parametrize(("name", "says"), NO_MODELS.values(), ids=NO_MODELS)
+def test_what_names_no_model_is_one_line(name, says):
+    with pytest.raises((EmbeddingGemmaError, TypeError), match=says) as raised:
+        EmbeddingGemma(name, local_files_only=True)
+    assert "\n" not in str(raised.value) and len(str(raised.value)) < 400
+
+
+def test_a_revision_is_a_name():
+    with pytest.raises(TypeError, match="expected revision to be a string, got 3"):
+        EmbeddingGemma("someone/something", revision=3, local_files_only=True)
+
+
 def test_bfloat16_weights_compute_in_float32_on_the_cpu(tiny, tmp_path):
     if mx.default_device() != mx.cpu:
         pytest.skip("a GPU computes in bfloat16")
@@ -316,7 +388,6 @@ def test_sentence_transformers_argument_names(model):
     expected = model.encode(TEXTS)
     assert (model.encode(sentences=TEXTS, batch_size=32, normalize_embeddings=True) == expected).all()
     assert model.encode(sentences="a").shape == (768,)
-    assert isinstance(model.encode(TEXTS, convert_to_numpy=False), mx.array)
     assert isinstance(model.encode(TEXTS, return_mlx=True), mx.array)
 
 
