@@ -3,24 +3,29 @@
 A folder of task files, compressed (`.jsonl.xz`) or not, a JSON object a line:
 
     sts/NAME/SPLIT.SUBSET.jsonl                 s1, s2, score
-    pair/NAME/SPLIT.SUBSET.jsonl                s1, s2, label (1: alike)
+    pair/NAME/SPLIT.SUBSET.jsonl                s1, s2, label (1: alike, 0: not)
     bitext/NAME/SUBSET.jsonl                    s1, s2, or a column a language, English as eng_Latn
     classification/NAME/train.SUBSET.jsonl      text, label; and test.SUBSET.jsonl
     clustering/NAME/SPLIT.SUBSET.jsonl          text, label
     retrieval/NAME/SUBSET/corpus.jsonl          id, title, text; queries.jsonl: id, text;
-                                                qrels.jsonl: query, doc, score
+                                                qrels.jsonl: query, doc, score (0: no answer)
+
+Texts are strings, scores numbers, ids and labels strings or whole numbers; a title may be null or left
+out. What could only give a score that says nothing is refused: golds that are all alike, one class.
 """
 
 import json
 import lzma
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
+from mlx_embeddinggemma import strict_json, values
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
+from mlx_embeddinggemma.values import shown
 
 BUNDLED = Path(__file__).parent / "bundled"
 ENGLISH = "eng_Latn"
@@ -151,12 +156,12 @@ def load(names: Sequence[str] | None = None, data: str | Path | None = None) -> 
     known = _known(data)
     for name in names or ():
         if name not in known:
-            raise EmbeddingGemmaError(f"no task {name!r}; known tasks: {', '.join(known)}")
+            raise EmbeddingGemmaError(f"no task {shown(name)}; known tasks: {_listed(known)}")
     return [known[name]() for name in (known if names is None else names)]
 
 
 def _known(data: str | Path | None) -> dict[str, Callable[[], Task]]:
-    local = dict(_find(Path(data))) if data is not None else {}
+    local = dict(_find(values.path("data", data))) if data is not None else {}
     if data is not None and not local:
         raise EmbeddingGemmaError(
             f"expected task files in {data}, such as sts/NAME/test.default.jsonl; found none"
@@ -177,6 +182,11 @@ def _published_scores() -> dict[str, Any]:
     return scores
 
 
+def _listed(names: Iterable[str], most: int = 40) -> str:
+    found = list(names)
+    return ", ".join(found[:most]) + (f" and {len(found) - most} more" if len(found) > most else "")
+
+
 def _find(folder: Path) -> Iterator[tuple[str, Callable[[], Task]]]:
     """Names of the tasks in a folder, and what loads them."""
     for kind, reader in (("sts", _sts), ("pair", _pair), ("clustering", _clustering)):
@@ -188,11 +198,7 @@ def _find(folder: Path) -> Iterator[tuple[str, Callable[[], Task]]]:
     for path in _files(folder / "classification", "*/test.*.jsonl"):
         yield _named(path.parent.name, "test", path.name.split(".")[1], _classification, path)
     for path in _files(folder / "bitext", "*/*.jsonl"):
-        columns = list(_rows(path, 1)[0])
-        pairs = {path.name.split(".")[0]: ("s1", "s2")}
-        if "s1" not in columns:
-            pairs = {f"{ENGLISH}-{code}": (ENGLISH, code) for code in columns if code != ENGLISH}
-        for subset, keys in pairs.items():
+        for subset, keys in _languages(path).items():
             yield _named(path.parent.name, "test", subset, partial(_bitext, keys=keys), path)
     for path in _files(folder / "retrieval", "*/*/corpus.jsonl"):
         split = "validation" if path.parent.parent.name == "XQuADRetrieval" else "test"
@@ -200,7 +206,22 @@ def _find(folder: Path) -> Iterator[tuple[str, Callable[[], Task]]]:
 
 
 def _files(folder: Path, pattern: str) -> list[Path]:
-    return sorted([*folder.glob(pattern), *folder.glob(f"{pattern}.xz")])
+    found = (*folder.glob(pattern), *folder.glob(f"{pattern}.xz"))
+    return sorted(path for path in found if path.is_file())  # no pipe, which nobody may write to
+
+
+def _languages(path: Path) -> dict[str, tuple[str, str]]:
+    """The subsets of a bitext file by its first row, and the two columns of each."""
+    number, row = next(_rows(path))
+    columns = list(row) if isinstance(row, dict) else []
+    if "s1" in columns:
+        return {path.name.split(".")[0]: ("s1", "s2")}
+    if ENGLISH not in columns or len(columns) < 2:
+        raise EmbeddingGemmaError(
+            f"{path}, line {number}: expected a JSON object with s1 and s2, or with a column a "
+            f"language, English as {ENGLISH}, got {shown(row)}"
+        )
+    return {f"{ENGLISH}-{code}": (ENGLISH, code) for code in columns if code != ENGLISH}
 
 
 def _named(
@@ -211,43 +232,47 @@ def _named(
 
 
 def _sts(about: tuple[str, str, str], path: Path) -> STS:
-    return STS(*about, *_columns(path, s1=str, s2=str, score=float))
+    first, second, gold = _columns(path, s1=_text, s2=_text, score=_score)
+    _check_differ(path, "scores", gold)
+    return STS(*about, first, second, gold)
 
 
 def _pair(about: tuple[str, str, str], path: Path) -> PairClassification:
-    return PairClassification(*about, *_columns(path, s1=str, s2=str, label=int))
+    first, second, gold = _columns(path, s1=_text, s2=_text, label=_alike)
+    _check_differ(path, "labels", gold)
+    return PairClassification(*about, first, second, gold)
 
 
 def _bitext(about: tuple[str, str, str], path: Path, keys: tuple[str, str]) -> BitextMining:
-    return BitextMining(*about, *_columns(path, **dict.fromkeys(keys, str)))
+    first, second = _columns(path, **dict.fromkeys(keys, _text))
+    if len(first) < 2:
+        raise EmbeddingGemmaError(f"{path}: expected two rows or more to choose from, got one")
+    return BitextMining(*about, first, second)
 
 
 def _clustering(about: tuple[str, str, str], path: Path) -> Clustering:
-    return Clustering(*about, *_columns(path, text=str, label=str))
+    texts, labels = _columns(path, text=_text, label=_name)
+    _check_differ(path, "labels", labels)
+    return Clustering(*about, texts, labels)
 
 
 def _classification(about: tuple[str, str, str], path: Path) -> Classification:
-    train = path.with_name(path.name.replace("test.", "train.", 1))
-    return Classification(
-        *about, *_columns(train, text=str, label=str), *_columns(path, text=str, label=str)
-    )
+    train_path = path.with_name(path.name.replace("test.", "train.", 1))
+    train, train_labels = _columns(train_path, text=_text, label=_name)
+    _check_differ(train_path, "labels", train_labels)
+    return Classification(*about, train, train_labels, *_columns(path, text=_text, label=_name))
 
 
 def _retrieval(about: tuple[str, str, str], path: Path) -> Retrieval:
-    ids, titles, texts = _columns(path, id=str, title=str, text=str)
     query_path, qrel_path = (
         path.with_name(path.name.replace("corpus", n)) for n in ("queries", "qrels")
     )
-    query_ids, queries = _columns(query_path, id=str, text=str)
-    place = {document: i for i, document in enumerate(ids)}
-    relevant: dict[str, dict[int, float]] = {query: {} for query in query_ids}
-    for query, document, grade in zip(
-        *_columns(qrel_path, query=str, doc=str, score=float), strict=True
-    ):
-        if query not in relevant or document not in place:
-            raise EmbeddingGemmaError(f"{qrel_path}: no query {query!r} or no document {document!r}")
-        relevant[query][place[document]] = grade
-    # A query that nothing answers has no score; mteb leaves it out too.
+    ids, titles, texts = _columns(path, id=_name, title=_title, text=_text)
+    query_ids, queries = _columns(query_path, id=_name, text=_text)
+    _check_unique(path, ids)
+    _check_unique(query_path, query_ids)
+    relevant = _relevant(qrel_path, ids, query_ids)
+    # A query that nobody judged has no score; mteb leaves it out too.
     kept = [i for i, query in enumerate(query_ids) if relevant[query]]
     return Retrieval(
         *about,
@@ -259,35 +284,124 @@ def _retrieval(about: tuple[str, str, str], path: Path) -> Retrieval:
     )
 
 
-def _columns(path: Path, **types: type) -> list[list[Any]]:
-    """The columns of a file of JSON lines, converted to their types."""
-    columns: list[list[Any]] = [[] for _ in types]
-    for number, row in enumerate(_rows(path), 1):
-        for column, (key, convert) in zip(columns, types.items(), strict=True):
+def _relevant(path: Path, ids: list[str], queries: list[str]) -> dict[str, dict[int, float]]:
+    """Of each query: index of a document -> grade."""
+    place = {document: i for i, document in enumerate(ids)}
+    relevant: dict[str, dict[int, float]] = {query: {} for query in queries}
+    rows = zip(*_columns(path, query=_name, doc=_name, score=_grade), strict=True)
+    for query, document, grade in rows:
+        pair = f"query {shown(query)} and document {shown(document)}"
+        if query not in relevant or document not in place:
+            raise EmbeddingGemmaError(f"{path}: no {pair.replace(' and', ', or no')}")
+        if relevant[query].setdefault(place[document], grade) != grade:
+            raise EmbeddingGemmaError(f"{path}: expected one score for {pair}, got two")
+    if not any(grade for grades in relevant.values() for grade in grades.values()):
+        raise EmbeddingGemmaError(f"{path}: expected a score over 0, got none: no query has an answer")
+    return relevant
+
+
+def _check_differ(path: Path, what: str, golds: Sequence[object]) -> None:
+    if len(set(golds)) < 2:
+        raise EmbeddingGemmaError(
+            f"{path}: expected {what} that differ, all {len(golds)} are {shown(golds[0])}: "
+            "any vectors would score the same"
+        )
+
+
+def _check_unique(path: Path, ids: Sequence[str]) -> None:
+    seen: set[str] = set()
+    for name in ids:
+        if name in seen:
+            raise EmbeddingGemmaError(f"{path}: expected each id once, got {shown(name)} twice")
+        seen.add(name)
+
+
+Read = Callable[[Any], Any]
+MISSING = object()  # a column that a row has not
+
+
+def _text(value: object) -> str:
+    """A string."""
+    if not isinstance(value, str):
+        raise ValueError
+    return value
+
+
+def _title(value: object) -> str:
+    """A string or null."""
+    return "" if value is None or value is MISSING else _text(value).strip()
+
+
+def _name(value: object) -> str:
+    """A string or whole number."""
+    if not isinstance(value, str | int):
+        raise ValueError
+    return str(value)
+
+
+def _score(value: object) -> float:
+    """A number."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ValueError
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError
+    return number
+
+
+def _grade(value: object) -> float:
+    """A number of 0 or more."""
+    if (grade := _score(value)) < 0:
+        raise ValueError
+    return grade
+
+
+def _alike(value: object) -> int:
+    """1 or 0."""
+    if value not in (0, 1):
+        raise ValueError
+    return int(value)  # type: ignore[call-overload, no-any-return]
+
+
+def _columns(path: Path, **kinds: Read) -> list[list[Any]]:
+    """The columns of a file of JSON lines, each value of its kind."""
+    columns: list[list[Any]] = [[] for _ in kinds]
+    for number, row in _rows(path):
+        if not isinstance(row, dict) or not kinds.keys() - {"title"} <= row.keys():
+            wanted = ", ".join(f"{key} ({_kind(read)})" for key, read in kinds.items())
+            raise EmbeddingGemmaError(
+                f"{path}, line {number}: expected a JSON object with {wanted}, got {shown(row)}"
+            )
+        for column, (key, read) in zip(columns, kinds.items(), strict=True):
+            value = row.get(key, MISSING)
             try:
-                column.append(convert(row[key]))
-            except (KeyError, TypeError, ValueError):
-                wanted = ", ".join(f"{name} ({kind.__name__})" for name, kind in types.items())
+                column.append(read(value))
+            except (ValueError, OverflowError):
                 raise EmbeddingGemmaError(
-                    f"{path}, line {number}: expected a JSON object with {wanted}, got {str(row)[:80]}"
+                    f"{path}, line {number}: expected {key} ({_kind(read)}), got {shown(value)}"
                 ) from None
     return columns
 
 
-def _rows(path: Path, limit: int | None = None) -> list[Any]:
-    rows = []
-    number = 0
+def _kind(read: Read) -> str:
+    """What a column holds, as the docstring of its reader says."""
+    return (read.__doc__ or "").rstrip(".").lower().removeprefix("a ")
+
+
+def _rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """The values of a file of JSON lines, each with the number of its line; blank lines are none."""
+    number, empty = 0, True
     try:
         with lzma.open(path) if path.suffix == ".xz" else path.open("rb") as file:
-            for line in islice(file, limit):
-                number += 1
-                rows.append(json.loads(line))
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    empty = False
+                    yield number, strict_json.loads(line.decode("utf-8-sig"))
     except OSError as error:
         raise EmbeddingGemmaError(f"cannot read {path}: {error.strerror or error}") from None
     except (lzma.LZMAError, EOFError) as error:
         raise EmbeddingGemmaError(f"{path} is damaged: {error}") from None
     except ValueError as error:  # not UTF-8, or not JSON
         raise EmbeddingGemmaError(f"{path}, line {number}: expected a JSON object: {error}") from None
-    if not rows:
+    if empty:
         raise EmbeddingGemmaError(f"{path} is empty")
-    return rows

@@ -24,6 +24,7 @@ from mlx_embeddinggemma.loading import load_model
 from mlx_embeddinggemma.precision import check_precision, quantize_embeddings
 from mlx_embeddinggemma.prompts import load_prompts, prompt_for, with_title
 from mlx_embeddinggemma.tokenizer import load_tokenizer
+from mlx_embeddinggemma.unit import not_unit
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -239,8 +240,7 @@ class EmbeddingGemma:
                     [self._cut(row) for row in ids], dim, batch_tokens, batch_size, bar
                 )
                 found.append(vectors)
-                bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-                if len(bad):
+                if len(bad := not_unit(vectors)):
                     raise EmbeddingGemmaError(
                         f"text {where.index(start + bad[0])} came out as NaN, infinite or zero: the "
                         f"weights in {self.folder} are damaged, or their activations overflow"
