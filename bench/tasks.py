@@ -14,18 +14,16 @@ Texts are strings, scores numbers, ids and labels strings or whole numbers; a ti
 out. What could only give a score that says nothing is refused: golds that are all alike, one class.
 """
 
-import json
 import lzma
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
-from mlx_embeddinggemma import strict_json, values
+from mlx_embeddinggemma import given, strict_json
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
-from mlx_embeddinggemma.values import shown
+from mlx_embeddinggemma.given import shown
 
 BUNDLED = Path(__file__).parent / "bundled"
 ENGLISH = "eng_Latn"
@@ -161,7 +159,7 @@ def load(names: Sequence[str] | None = None, data: str | Path | None = None) -> 
 
 
 def _known(data: str | Path | None) -> dict[str, Callable[[], Task]]:
-    local = dict(_find(values.path("data", data))) if data is not None else {}
+    local = dict(_find(given.path("data", data))) if data is not None else {}
     if data is not None and not local:
         raise EmbeddingGemmaError(
             f"expected task files in {data}, such as sts/NAME/test.default.jsonl; found none"
@@ -178,7 +176,7 @@ def published(task: str, split: str, subset: str) -> float | None:
 @cache
 def _published_scores() -> dict[str, Any]:
     packed = (BUNDLED / "published.json.xz").read_bytes()
-    scores: dict[str, Any] = json.loads(lzma.decompress(packed))["scores"]
+    scores: dict[str, Any] = strict_json.loads(lzma.decompress(packed))["scores"]
     return scores
 
 
@@ -232,43 +230,43 @@ def _named(
 
 
 def _sts(about: tuple[str, str, str], path: Path) -> STS:
-    first, second, gold = _columns(path, s1=_text, s2=_text, score=_score)
+    first, second, gold = _columns(path, s1=TEXT, s2=TEXT, score=SCORE)
     _check_differ(path, "scores", gold)
     return STS(*about, first, second, gold)
 
 
 def _pair(about: tuple[str, str, str], path: Path) -> PairClassification:
-    first, second, gold = _columns(path, s1=_text, s2=_text, label=_alike)
+    first, second, gold = _columns(path, s1=TEXT, s2=TEXT, label=ALIKE)
     _check_differ(path, "labels", gold)
     return PairClassification(*about, first, second, gold)
 
 
 def _bitext(about: tuple[str, str, str], path: Path, keys: tuple[str, str]) -> BitextMining:
-    first, second = _columns(path, **dict.fromkeys(keys, _text))
+    first, second = _columns(path, **dict.fromkeys(keys, TEXT))
     if len(first) < 2:
         raise EmbeddingGemmaError(f"{path}: expected two rows or more to choose from, got one")
     return BitextMining(*about, first, second)
 
 
 def _clustering(about: tuple[str, str, str], path: Path) -> Clustering:
-    texts, labels = _columns(path, text=_text, label=_name)
+    texts, labels = _columns(path, text=TEXT, label=NAME)
     _check_differ(path, "labels", labels)
     return Clustering(*about, texts, labels)
 
 
 def _classification(about: tuple[str, str, str], path: Path) -> Classification:
     train_path = path.with_name(path.name.replace("test.", "train.", 1))
-    train, train_labels = _columns(train_path, text=_text, label=_name)
+    train, train_labels = _columns(train_path, text=TEXT, label=NAME)
     _check_differ(train_path, "labels", train_labels)
-    return Classification(*about, train, train_labels, *_columns(path, text=_text, label=_name))
+    return Classification(*about, train, train_labels, *_columns(path, text=TEXT, label=NAME))
 
 
 def _retrieval(about: tuple[str, str, str], path: Path) -> Retrieval:
     query_path, qrel_path = (
         path.with_name(path.name.replace("corpus", n)) for n in ("queries", "qrels")
     )
-    ids, titles, texts = _columns(path, id=_name, title=_title, text=_text)
-    query_ids, queries = _columns(query_path, id=_name, text=_text)
+    ids, titles, texts = _columns(path, id=NAME, title=TITLE, text=TEXT)
+    query_ids, queries = _columns(query_path, id=NAME, text=TEXT)
     _check_unique(path, ids)
     _check_unique(query_path, query_ids)
     relevant = _relevant(qrel_path, ids, query_ids)
@@ -288,7 +286,7 @@ def _relevant(path: Path, ids: list[str], queries: list[str]) -> dict[str, dict[
     """Of each query: index of a document -> grade."""
     place = {document: i for i, document in enumerate(ids)}
     relevant: dict[str, dict[int, float]] = {query: {} for query in queries}
-    rows = zip(*_columns(path, query=_name, doc=_name, score=_grade), strict=True)
+    rows = zip(*_columns(path, query=NAME, doc=NAME, score=GRADE), strict=True)
     for query, document, grade in rows:
         pair = f"query {shown(query)} and document {shown(document)}"
         if query not in relevant or document not in place:
@@ -316,76 +314,74 @@ def _check_unique(path: Path, ids: Sequence[str]) -> None:
         seen.add(name)
 
 
-Read = Callable[[Any], Any]
-MISSING = object()  # a column that a row has not
+MISSING = object()  # the value of a column that a row has not
 
 
 def _text(value: object) -> str:
-    """A string."""
     if not isinstance(value, str):
         raise ValueError
     return value
 
 
 def _title(value: object) -> str:
-    """A string or null."""
     return "" if value is None or value is MISSING else _text(value).strip()
 
 
 def _name(value: object) -> str:
-    """A string or whole number."""
     if not isinstance(value, str | int):
         raise ValueError
     return str(value)
 
 
 def _score(value: object) -> float:
-    """A number."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise ValueError
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueError
-    return number
+    return float(value)
 
 
 def _grade(value: object) -> float:
-    """A number of 0 or more."""
     if (grade := _score(value)) < 0:
         raise ValueError
     return grade
 
 
 def _alike(value: object) -> int:
-    """1 or 0."""
     if value not in (0, 1):
         raise ValueError
-    return int(value)  # type: ignore[call-overload, no-any-return]
+    return int(value == 1)
 
 
-def _columns(path: Path, **kinds: Read) -> list[list[Any]]:
+class Kind(NamedTuple):
+    """What a column holds, and what reads it: a ValueError is a value of another kind."""
+
+    name: str
+    read: Callable[[object], Any]
+
+
+TEXT, TITLE, NAME = Kind("str", _text), Kind("str or null", _title), Kind("str or whole number", _name)
+SCORE, GRADE = Kind("number", _score), Kind("number of 0 or more", _grade)
+ALIKE = Kind("1 or 0", _alike)
+
+
+def _columns(path: Path, **kinds: Kind) -> list[list[Any]]:
     """The columns of a file of JSON lines, each value of its kind."""
     columns: list[list[Any]] = [[] for _ in kinds]
+    needed = {key for key, kind in kinds.items() if kind is not TITLE}
     for number, row in _rows(path):
-        if not isinstance(row, dict) or not kinds.keys() - {"title"} <= row.keys():
-            wanted = ", ".join(f"{key} ({_kind(read)})" for key, read in kinds.items())
+        if not isinstance(row, dict) or not needed <= row.keys():
+            wanted = ", ".join(f"{key} ({kind.name})" for key, kind in kinds.items())
             raise EmbeddingGemmaError(
                 f"{path}, line {number}: expected a JSON object with {wanted}, got {shown(row)}"
             )
-        for column, (key, read) in zip(columns, kinds.items(), strict=True):
+        for column, (key, kind) in zip(columns, kinds.items(), strict=True):
             value = row.get(key, MISSING)
             try:
-                column.append(read(value))
-            except (ValueError, OverflowError):
+                column.append(kind.read(value))
+            except (ValueError, OverflowError):  # of a whole number of 400 digits
                 raise EmbeddingGemmaError(
-                    f"{path}, line {number}: expected {key} ({_kind(read)}), got {shown(value)}"
+                    f"{path}, line {number}: expected {key} ({kind.name}), got {shown(value)}"
                 ) from None
     return columns
-
-
-def _kind(read: Read) -> str:
-    """What a column holds, as the docstring of its reader says."""
-    return (read.__doc__ or "").rstrip(".").lower().removeprefix("a ")
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Any]]:

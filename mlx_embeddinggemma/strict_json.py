@@ -52,6 +52,7 @@ def _not_finite(value: object, place: str = "") -> str:
     """Where the first NaN or infinity stands, "models.0.score"; empty where there is none."""
     if isinstance(value, float):
         return "" if math.isfinite(value) else place.lstrip(".") or "the top"
+    if isinstance(value, list | tuple):
+        value = dict(enumerate(value))
     parts = value.items() if isinstance(value, Mapping) else ()
-    parts = enumerate(value) if isinstance(value, list | tuple) else parts
     return next(filter(None, (_not_finite(part, f"{place}.{key}") for key, part in parts)), "")

@@ -60,9 +60,7 @@ def whole(name: str, value: object, least: int, most: int) -> int:
     if number is None or isinstance(value, bool):
         raise TypeError(f"expected {name} to be a whole number, got {shown(value)}")
     if not least <= number <= most:
-        raise EmbeddingGemmaError(
-            f"expected {name} from {least:,} to {most:,}, got {shown(number)}"
-        )
+        raise EmbeddingGemmaError(f"expected {name} from {least:,} to {most:,}, got {shown(number)}")
     return number
 
 
