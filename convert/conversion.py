@@ -1,5 +1,6 @@
 """`convert`: a source to a folder, whole or not at all."""
 
+import fnmatch
 import hashlib
 import math
 import resource
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from mlx_embeddinggemma import __version__, runtime
+from mlx_embeddinggemma import __version__, given, runtime
 from mlx_embeddinggemma.checkpoint import open_checkpoint
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
 from mlx_embeddinggemma.folders import new_folder
@@ -113,6 +114,13 @@ def convert(
             written, or an argument is off. `output` is then as it was.
     """
     start = time.perf_counter()
+    _check_paths(source=source, output=output)
+    optional = {"dense_from": dense_from, "tokenizer": tokenizer, "calibration": calibration}
+    _check_paths(**{name: path for name, path in optional.items() if path is not None})
+    _check_flags(force=force, local_files_only=local_files_only, dry_run=dry_run, progress=progress)
+    _check_strings(dtype=dtype, revision=revision, upload_repo=upload_repo)
+    if min_cosine is not None:
+        given.number("min_cosine", min_cosine, -1, 1)
     runtime.prepare()
     chosen = find_recipe(recipe)
     if group_size is not None:
@@ -149,7 +157,7 @@ def convert(
                 folder, target.name, opened, chosen, dtype, pieces, notes, progress
             )
             mean = fidelity[opened.dense[-1]].mean
-            if min_cosine is not None and mean < min_cosine:
+            if min_cosine is not None and not mean >= min_cosine:  # NaN is not
                 raise EmbeddingGemmaError(
                     f"mean cosine to the source is {mean:.6f}, expected at least {min_cosine}: "
                     "use a recipe with more bits; nothing was written"
@@ -175,6 +183,21 @@ def convert(
         seconds=time.perf_counter() - start,
         peak_mb=_peak_mb(),
     )
+
+
+def _check_paths(**paths: object) -> None:
+    for name, path in paths.items():
+        given.path(name, path)
+
+
+def _check_flags(**flags: object) -> None:
+    for name, on in flags.items():
+        given.flag(name, on)
+
+
+def _check_strings(**strings: object) -> None:
+    for name, string in strings.items():
+        given.text(name, "" if string is None else string)
 
 
 def _dtype(recipe: Recipe, dtype: str | None) -> str:
@@ -226,9 +249,6 @@ def _fill(
         open_checkpoint(folder)  # as any reader will
         got = embed(open_folder(folder), ids)
         inputs = digests.result()
-    for vectors, whose in ((expected, "the source"), (got, "what came out")):
-        if not np.isfinite(vectors).all():
-            raise EmbeddingGemmaError(f"{whose} gives vectors that are NaN, infinite or zero")
     fidelity = compare(expected, got)
     record = {
         "source": source.name,
@@ -317,6 +337,10 @@ def _notes(source: Source, recipe: Recipe, pieces: Sequence[Piece]) -> list[str]
         more = f" and {len(floats) - 4} more" if len(floats) > 4 else ""
         notes.append(f"left as floats, their inputs no multiple of the group size: {listed}{more}")
     grid = _grid_of(source)
+    idle = [pattern for pattern, _ in recipe.rules if not fnmatch.filter(source.matrices, pattern)]
+    if idle:
+        more = f" and {len(idle) - 4} more" if len(idle) > 4 else ""
+        notes.append(f"no matrix is called {', '.join(idle[:4])}{more}, as recipe {recipe.name} has it")
     kinds = {piece.wanted.kind for piece in pieces if piece.wanted and piece.settings}
     if grid and kinds and kinds != {grid}:
         notes.append(
