@@ -1,12 +1,12 @@
 """The trained weights as a sentence-transformers folder."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
+from mlx_embeddinggemma import strict_json
 from mlx_embeddinggemma.checkpoint import Checkpoint, read_json
 from mlx_embeddinggemma.prompts import load_prompts
 
@@ -96,4 +96,5 @@ def _save(path: Path, weights: dict[str, mx.array]) -> None:
 
 def _write_json(path: Path, content: Any) -> None:
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = strict_json.dumps(content, indent=2, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
