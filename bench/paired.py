@@ -41,6 +41,8 @@ class Difference:
     @property
     def verdict(self) -> str:
         """What the interval allows to say."""
+        if not self.known:
+            return "undecided"
         if self.high < 0:
             return "worse"
         if self.low > 0:

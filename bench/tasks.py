@@ -390,9 +390,9 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
     try:
         with lzma.open(path) if path.suffix == ".xz" else path.open("rb") as file:
             for number, line in enumerate(file, 1):
-                if line.strip():
+                if text := line.decode("utf-8-sig").strip():
                     empty = False
-                    yield number, strict_json.loads(line.decode("utf-8-sig"))
+                    yield number, strict_json.loads(text)
     except OSError as error:
         raise EmbeddingGemmaError(f"cannot read {path}: {error.strerror or error}") from None
     except (lzma.LZMAError, EOFError) as error:

@@ -6,7 +6,7 @@
     python tests/fuzz.py --seed 7 --only 1234               one input again, in this process
 
 An input is a number: with the seed and the targets it draws all else. It either succeeds, with finite
-vectors of unit length, or ends in an `EmbeddingGemmaError` (for arguments of the wrong type a TypeError)
+vectors of unit length, or ends in an `EmbeddingGemmaError` (a TypeError for arguments of a wrong type)
 of one short line. It leaves no half-written folder, takes bounded time and memory, and never kills its
 process. Inputs run in processes of their own, which are watched: one that dies or hangs is named too.
 """
