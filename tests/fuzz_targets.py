@@ -29,10 +29,11 @@ SETTINGS = (
 )
 TOO_LARGE = "@1e999@"  # becomes the number, which json.dumps cannot write
 VALUES: list[Any] = [
-    None, True, False, 0, 1, -1, 2, 3, 63, 64, 128, 257, 512, 2**31, 2**63, 10**30, 10**400, 0.5, 64.0,
-    -0.0, 1e-300, 1e308, math.inf, -math.inf, math.nan, TOO_LARGE, "", " ", "512", "true", "false", "mean",
-    "x" * 300, "y" * 5000, "a\nb", "\ud800", "\0", "日本語", "~nosuchuser/x", ".", "..", [], {}, [0], [[]],
-    ["a", "b"], [1] * 2000, {"a": {}}, {"rope_type": "linear", "factor": 2}, {"bits": 4, "group_size": 64},
+    None, True, False, 0, 1, -1, 2, 3, 63, 64, 128, 257, 512, 2**31, 2**63, 10**30, 10**400, 0.5,
+    64.0, -0.0, 1e-300, 1e308, math.inf, -math.inf, math.nan, TOO_LARGE, "", " ", "512", "true",
+    "false", "mean", "x" * 300, "y" * 5000, "a\nb", "\ud800", "\0", "日本語", "~nosuchuser/x", ".", "..", [],
+    {}, [0], [[]], ["a", "b"], [1] * 2000, {"a": {}}, {"rope_type": "linear", "factor": 2},
+    {"bits": 4, "group_size": 64},
 ]  # fmt: skip
 TEXT_EDITS: list[Callable[[Random, bytes], bytes]] = [
     lambda r, b: b"",
@@ -431,10 +432,11 @@ def sound_model(base: Path) -> EmbeddingGemma:
 
 
 ARGUMENTS: list[Any] = [
-    *VALUES, np.nan, np.float32(0.5), np.int64(4), np.array([1, 2]), np.zeros((2, 3)), np.str_("x"), b"bytes",
-    object(), len, range(3), {1, 2}, {"a": 1}, "a/b", "demo/../x", "x/" * 200, "missing.toml", "missing.gguf",
-    [None], ["a", None], ["a", 5], [5], (), ("a",), float, [True], [256], [256, 256], ["T"], Path("x"), Path("\0"),
-    "4bit", "8bit,", "rows.jsonl", "float16", "bfloat16", "binary", 256, 1.5, "-1", "0",
+    *VALUES, np.nan, np.float32(0.5), np.int64(4), np.array([1, 2]), np.zeros((2, 3)), np.str_("x"),
+    b"bytes", object(), len, range(3), {1, 2}, {"a": 1}, "a/b", "demo/../x", "x/" * 200, "missing.toml",
+    "missing.gguf", [None], ["a", None], ["a", 5], [5], (), ("a",), float, [True], [256], [256, 256],
+    ["T"], Path("x"), Path("\0"), "4bit", "8bit,", "rows.jsonl", "float16", "bfloat16", "binary", 256,
+    1.5, "-1", "0",
 ]  # fmt: skip
 
 
@@ -622,7 +624,5 @@ def commands(rng: Random, base: Path, folder: Path) -> None:
     command(main, argv)
 
 
-TARGETS: dict[str, Callable[[Random, Path, Path], None]] = {
-    target.__name__: target
-    for target in (settings, header, weights, tokenizer, gguf, recipe, rows, tasks, record, arguments, commands)
-}  # fmt: skip
+ALL = (settings, header, weights, tokenizer, gguf, recipe, rows, tasks, record, arguments, commands)
+TARGETS: dict[str, Callable[[Random, Path, Path], None]] = {one.__name__: one for one in ALL}

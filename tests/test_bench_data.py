@@ -119,22 +119,38 @@ NO_SCORE = [
     ("sts/T/test.default.jsonl", [{"score": 3}, {"score": 3}], "scores that differ, all 2 are 3.0"),
     ("sts/T/test.default.jsonl", [{}], "scores that differ, all 1 are 1.0"),
     ("pair/T/test.default.jsonl", [{}, {}], "labels that differ, all 2 are 1"),
-    ("pair/T/test.default.jsonl", [{"label": 0}, {}, {"label": 5}], r"line 3: expected label \(1 or 0\), got 5"),
+    (
+        "pair/T/test.default.jsonl",
+        [{"label": 0}, {}, {"label": 5}],
+        r"line 3: expected label \(1 or 0\), got 5",
+    ),
     ("pair/T/test.default.jsonl", [{"label": 0}, {}, {"label": -1}], "got -1"),
     ("pair/T/test.default.jsonl", [{"label": 0}, {}, {"label": 0.5}], "got 0.5"),
     ("pair/T/test.default.jsonl", [{"label": 0}, {}, {"label": "1"}], "got '1'"),
     ("bitext/T/a-b.jsonl", [{}], "expected two rows or more"),
     ("classification/T/train.x.jsonl", [{}, {}], "train.x.jsonl: expected labels that differ, all 2"),
     ("clustering/T/test.x.jsonl", [{}, {}], "expected labels that differ"),
-    ("retrieval/T/x/corpus.jsonl", [{}, {"id": "1"}, {"id": "c"}], "expected each id once, got 'c' twice"),
-    ("retrieval/T/x/corpus.jsonl", [{}, {"id": "1"}, {"id": 1}], "expected each id once, got '1' twice"),
+    (
+        "retrieval/T/x/corpus.jsonl",
+        [{}, {"id": "1"}, {"id": "c"}],
+        "expected each id once, got 'c' twice",
+    ),
+    (
+        "retrieval/T/x/corpus.jsonl",
+        [{}, {"id": "1"}, {"id": 1}],
+        "expected each id once, got '1' twice",
+    ),
     ("retrieval/T/x/queries.jsonl", [{"id": "1"}, {"id": "1"}], "queries.jsonl: expected each id once"),
     ("retrieval/T/x/qrels.jsonl", [{"score": 0}], "expected a score over 0, got none"),
-    ("retrieval/T/x/qrels.jsonl", [{"score": -1}], r"line 1: expected score \(number of 0 or more\), got -1"),
+    (
+        "retrieval/T/x/qrels.jsonl",
+        [{"score": -1}],
+        r"line 1: expected score \(number of 0 or more\), got -1",
+    ),
     ("retrieval/T/x/qrels.jsonl", [{}, {"score": 2}], "expected one score for .* got two"),
     ("retrieval/T/x/qrels.jsonl", [{}, {"doc": "z"}], "or no document 'z'"),
     ("retrieval/T/x/qrels.jsonl", [{}, {"query": "z"}], "no query 'z'"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("path", "changes", "says"), NO_SCORE)
@@ -241,9 +257,16 @@ def test_no_record_or_page_holds_nan(small, tmp_path, bad):
         lambda r: r["models"][0].update(quality={"T": {"768": {"score": "high", "items": None}}}),
         lambda r: r["models"][0].update(quality={"T": {"x" * 900: {}}}),
         lambda r: r["models"][0].update(speed=[{}]),
-        lambda r: r["models"].append({"name": "b", "size_bytes": 1, "speed": [], "quality": {"T": {"768": {"score": 1, "items": [[1]] * 4}}}}),
+        lambda r: r["models"].append(
+            {
+                "name": "b",
+                "size_bytes": 1,
+                "speed": [],
+                "quality": {"T": {"768": {"score": 1, "items": [[1]] * 4}}},
+            }
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_record_with_parts_missing_is_one_line(small, tmp_path, change, capsys):
     broken = json.loads(json.dumps(small))
     change(broken)
@@ -297,7 +320,7 @@ def test_a_journals_damaged_line_is_a_step_to_do_again(tmp_path, line):
         ({"data": "absent"}, EmbeddingGemmaError, "expected task files in absent"),
         ({"output": "a\0b"}, EmbeddingGemmaError, "output: .* null byte"),
     ],
-)  # fmt: skip
+)
 def test_an_argument_that_is_off_is_named(options, error, says):
     with pytest.raises(error, match=says) as caught:
         record.bench(**{"models": ["demo"], "tasks": ["RTE3-fr"], "rounds": 0} | options)

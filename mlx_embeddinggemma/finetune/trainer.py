@@ -195,8 +195,11 @@ def finetune(
     wanted = Settings(**settings)
     for name, on in {"resume": resume, "force": force, "progress": progress}.items():
         given.flag(name, on)
-    for name, path in {"model": model, "train": train, "eval": eval, "corpus": corpus}.items():
-        if path is not None and not isinstance(path, Dataset):
+    given.path("model", model)
+    if not isinstance(train, Dataset):
+        given.path("train", train)
+    for name, path in {"eval": eval, "corpus": corpus}.items():
+        if path is not None:
             given.path(name, path)
     folder = given.path("output", output)
     _check_output(folder, force)
