@@ -31,8 +31,8 @@ TOO_LARGE = "@1e999@"  # becomes the number, which json.dumps cannot write
 VALUES: list[Any] = [
     None, True, False, 0, 1, -1, 2, 3, 63, 64, 128, 257, 512, 2**31, 2**63, 10**30, 10**400, 0.5,
     64.0, -0.0, 1e-300, 1e308, math.inf, -math.inf, math.nan, TOO_LARGE, "", " ", "512", "true",
-    "false", "mean", "x" * 300, "y" * 5000, "a\nb", "\ud800", "\0", "日本語", "~nosuchuser/x", ".", "..", [],
-    {}, [0], [[]], ["a", "b"], [1] * 2000, {"a": {}}, {"rope_type": "linear", "factor": 2},
+    "false", "mean", "x" * 300, "y" * 5000, "a\nb", "\ud800", "\0", "日本語", "~nosuchuser/x", ".",
+    "..", [], {}, [0], [[]], ["a", "b"], [1] * 2000, {"a": {}}, {"rope_type": "linear", "factor": 2},
     {"bits": 4, "group_size": 64},
 ]  # fmt: skip
 TEXT_EDITS: list[Callable[[Random, bytes], bytes]] = [
