@@ -151,10 +151,7 @@ class Journal:
                 try:
                     key, value = strict_json.loads(line)
                     self._done[given.text("step", key)] = value
-                except (
-                    ValueError,
-                    TypeError,
-                ):  # half-written when the run was killed
+                except (ValueError, TypeError):  # half-written by a killed run
                     break
             print(f"going on with {len(self._done)} finished steps in {path}", file=sys.stderr)
         path.parent.mkdir(parents=True, exist_ok=True)

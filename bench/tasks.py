@@ -18,6 +18,7 @@ import lzma
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -287,12 +288,16 @@ def _relevant(path: Path, ids: list[str], queries: list[str]) -> dict[str, dict[
     place = {document: i for i, document in enumerate(ids)}
     relevant: dict[str, dict[int, float]] = {query: {} for query in queries}
     rows = zip(*_columns(path, query=NAME, doc=NAME, score=GRADE), strict=True)
-    for query, document, grade in rows:
-        pair = f"query {shown(query)} and document {shown(document)}"
+    for i, (query, document, grade) in enumerate(rows):
         if query not in relevant or document not in place:
-            raise EmbeddingGemmaError(f"{path}: no {pair.replace(' and', ', or no')}")
+            raise EmbeddingGemmaError(
+                f"{_line(path, i)}: no query {shown(query)} or no document {shown(document)}"
+            )
         if relevant[query].setdefault(place[document], grade) != grade:
-            raise EmbeddingGemmaError(f"{path}: expected one score for {pair}, got two")
+            raise EmbeddingGemmaError(
+                f"{_line(path, i)}: expected one score for query {shown(query)} and document "
+                f"{shown(document)}, got two"
+            )
     if not any(grade for grades in relevant.values() for grade in grades.values()):
         raise EmbeddingGemmaError(f"{path}: expected a score over 0, got none: no query has an answer")
     return relevant
@@ -308,10 +313,18 @@ def _check_differ(path: Path, what: str, golds: Sequence[object]) -> None:
 
 def _check_unique(path: Path, ids: Sequence[str]) -> None:
     seen: set[str] = set()
-    for name in ids:
+    for i, name in enumerate(ids):
         if name in seen:
-            raise EmbeddingGemmaError(f"{path}: expected each id once, got {shown(name)} twice")
+            raise EmbeddingGemmaError(
+                f"{_line(path, i)}: expected each id once, got {shown(name)} twice"
+            )
         seen.add(name)
+
+
+def _line(path: Path, index: int) -> str:
+    """The file and line of a row, counted from 0."""
+    number, _ = next(islice(_rows(path), index, None))
+    return f"{path}, line {number}"
 
 
 MISSING = object()  # the value of a column that a row has not

@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -114,11 +114,11 @@ def convert(
             written, or an argument is off. `output` is then as it was.
     """
     start = time.perf_counter()
-    _check_paths(source=source, output=output)
-    optional = {"dense_from": dense_from, "tokenizer": tokenizer, "calibration": calibration}
-    _check_paths(**{name: path for name, path in optional.items() if path is not None})
-    _check_flags(force=force, local_files_only=local_files_only, dry_run=dry_run, progress=progress)
-    _check_strings(dtype=dtype, revision=revision, upload_repo=upload_repo)
+    given.path("source", source)
+    given.path("output", output)
+    _check(given.path, dense_from=dense_from, tokenizer=tokenizer, calibration=calibration)
+    _check(given.flag, force=force, dry_run=dry_run, progress=progress)
+    _check(given.text, dtype=dtype, revision=revision, upload_repo=upload_repo)
     if min_cosine is not None:
         given.number("min_cosine", min_cosine, -1, 1)
     runtime.prepare()
@@ -185,19 +185,10 @@ def convert(
     )
 
 
-def _check_paths(**paths: object) -> None:
-    for name, path in paths.items():
-        given.path(name, path)
-
-
-def _check_flags(**flags: object) -> None:
-    for name, on in flags.items():
-        given.flag(name, on)
-
-
-def _check_strings(**strings: object) -> None:
-    for name, string in strings.items():
-        given.text(name, "" if string is None else string)
+def _check(check: Callable[[str, object], object], **arguments: object) -> None:
+    for name, value in arguments.items():
+        if value is not None:
+            check(name, value)
 
 
 def _dtype(recipe: Recipe, dtype: str | None) -> str:

@@ -133,23 +133,27 @@ NO_SCORE = [
     (
         "retrieval/T/x/corpus.jsonl",
         [{}, {"id": "1"}, {"id": "c"}],
-        "expected each id once, got 'c' twice",
+        "line 3: expected each id once, got 'c' twice",
     ),
     (
         "retrieval/T/x/corpus.jsonl",
         [{}, {"id": "1"}, {"id": 1}],
         "expected each id once, got '1' twice",
     ),
-    ("retrieval/T/x/queries.jsonl", [{"id": "1"}, {"id": "1"}], "queries.jsonl: expected each id once"),
+    (
+        "retrieval/T/x/queries.jsonl",
+        [{"id": "1"}, {"id": "1"}],
+        "queries.jsonl, line 2: expected each id once",
+    ),
     ("retrieval/T/x/qrels.jsonl", [{"score": 0}], "expected a score over 0, got none"),
     (
         "retrieval/T/x/qrels.jsonl",
         [{"score": -1}],
         r"line 1: expected score \(number of 0 or more\), got -1",
     ),
-    ("retrieval/T/x/qrels.jsonl", [{}, {"score": 2}], "expected one score for .* got two"),
-    ("retrieval/T/x/qrels.jsonl", [{}, {"doc": "z"}], "or no document 'z'"),
-    ("retrieval/T/x/qrels.jsonl", [{}, {"query": "z"}], "no query 'z'"),
+    ("retrieval/T/x/qrels.jsonl", [{}, {"score": 2}], "line 2: expected one score for .* got two"),
+    ("retrieval/T/x/qrels.jsonl", [{}, {"doc": "z"}], "line 2: no query .* or no document 'z'"),
+    ("retrieval/T/x/qrels.jsonl", [{}, {"query": "z"}], "line 2: no query 'z'"),
 ]
 
 

@@ -408,6 +408,11 @@ FINETUNE = [
     ({"task": "x" * 5000}, EmbeddingGemmaError, "expected task"),
     ({"loss": 5}, TypeError, "expected loss to be a string"),
     ({"hardness": "soft"}, EmbeddingGemmaError, "expected hardness"),
+    ({"batch_size": None}, TypeError, "expected batch_size to be a whole number, got None"),
+    ({"warmup": None}, TypeError, "expected warmup to be a number, got None"),
+    ({"quantize": 0}, TypeError, "expected quantize to be a string, got 0"),
+    ({"hardness": []}, TypeError, "expected hardness to be a string"),
+    ({"lora_rank": 10**5}, EmbeddingGemmaError, "expected lora_rank from 0 to 1,024"),
     ({"max_length": 2}, EmbeddingGemmaError, "expected max_length from 3"),
     ({"nonsense": 1}, EmbeddingGemmaError, "unknown settings: nonsense"),
     ({"output": ""}, EmbeddingGemmaError, "output: expected a folder with a name"),
@@ -431,6 +436,19 @@ def test_finetunes_arguments_are_named(options, error, says, small, tmp_path):
         finetune(**{"model": small, "train": rows, "output": tmp_path / "out", "steps": 1} | options)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
     assert list(tmp_path.iterdir()) == [rows]
+
+
+def test_settings_of_numpys_are_kept_as_pythons():
+    settings = trainer.Settings(steps=np.int64(3), warmup=np.float32(0.5), epochs=np.float64(2))
+    assert [type(getattr(settings, name)) for name in ("steps", "warmup", "epochs")] == [
+        int,
+        float,
+        float,
+    ]
+    assert (
+        trainer.Settings(mini_batch_size=None, loss=lambda columns, targets: columns[0].sum()).steps
+        is None
+    )
 
 
 def test_a_file_or_a_foreign_folder_is_no_output_even_by_force(small, tmp_path):

@@ -9,8 +9,9 @@ import resource
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -50,14 +51,15 @@ WHOLE = {  # settings that are whole numbers, from and to
     "steps": (1, 10**9),
     "batch_size": (2, 10**6),
     "mini_batch_size": (1, 10**9),
-    "lora_rank": (0, 10**5),
+    "lora_rank": (0, 1024),
     "max_length": (3, 10**6),
     "average": (1, 10**9),
     "save_every": (1, 10**9),
     "mine": (0, 10**5),
     "seed": (0, 2**63 - 1),
 }
-POSITIVE = {"epochs": (0, 1e6), "learning_rate": (0, 1e6), "scale": (0, 1e6)}  # numbers, over and up to
+POSITIVE = {"epochs": 1e6, "learning_rate": 1e6, "scale": 1e6}  # numbers over 0, and up to
+SHARES = {"spread": 1e6, "warmup": 1, "quantize_after": 1}  # numbers from 0, and up to
 CLIP = 1.0  # largest norm of a gradient
 TRIED = 64  # texts that a checkpoint embeds before it is kept
 
@@ -117,17 +119,15 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, (least, most) in WHOLE.items():
-            if (value := getattr(self, name)) is not None:
-                given.whole(name, value, least, most)
-        for name, (over, highest) in POSITIVE.items():
-            if (number := getattr(self, name)) is not None:
-                given.number(name, number, over, highest, over=True)
-        for name, highest in {"spread": 1e6, "warmup": 1, "quantize_after": 1}.items():
-            given.number(name, getattr(self, name), 0, highest)
+            self._check(name, given.whole, least, most)
+        for name, highest in POSITIVE.items():
+            self._check(name, partial(given.number, over=True), 0, highest)
+        for name, highest in SHARES.items():
+            self._check(name, given.number, 0, highest)
         for name in ("matryoshka", "train_table", "checkpoint_layers"):
-            given.flag(name, getattr(self, name))
+            self._check(name, given.flag)
         for name in ("task", "hardness", "quantize", *(() if callable(self.loss) else ("loss",))):
-            given.text(name, getattr(self, name) or "")
+            self._check(name, given.text)
         known = {"task": (*TASKS,), "hardness": get_args(Hardness)}
         for name, values in known.items():
             value = getattr(self, name)
@@ -138,6 +138,12 @@ class Settings:
                 raise EmbeddingGemmaError(
                     f"expected quantize {', '.join(RECIPES)}, or several of them, got {shown(recipe)}"
                 )
+
+    def _check(self, name: str, check: Callable[..., Any], *limits: float) -> None:
+        """Keeps what `check` makes of a setting: of numpy's numbers Python's, which JSON can hold."""
+        value = getattr(self, name)
+        if value is not None or self.__dataclass_fields__[name].default is not None:
+            object.__setattr__(self, name, check(name, value, *limits))
 
     @property
     def recipes(self) -> list[str]:
