@@ -136,6 +136,16 @@ def test_a_conversion_whose_cut_has_no_direction_is_refused(small, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.filterwarnings("error")
+def test_calibration_texts_that_overflow_are_refused_before_any_rounding(small, tmp_path):
+    damaged = changed(
+        small, tmp_path / "damaged", "model.safetensors", "layers.0.mlp.down_proj.weight", flip
+    )
+    with pytest.raises(EmbeddingGemmaError, match="calibration texts give NaN or infinite"):
+        convert(damaged, tmp_path / "out", recipe="4bit-tuned")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 0.0, 0.99, 1e-30, 1e30])
 def test_rows_of_another_length_are_found(bad):
     vectors = np.eye(4, 8, dtype=np.float32)
