@@ -10,7 +10,6 @@ network, where blocks cost more than they do alone (bench/NOTES.md): the choice 
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +21,7 @@ import mlx.core as mx
 import numpy as np
 from tqdm import tqdm
 
-from mlx_embeddinggemma import runtime
+from mlx_embeddinggemma import runtime, strict_json
 from mlx_embeddinggemma.attention import attend, spans
 from mlx_embeddinggemma.encoder import DTYPES
 from mlx_embeddinggemma.exponential import exp2
@@ -90,7 +89,7 @@ def measure(L: int, radius: int | None, dtype: mx.Dtype, rounds: int) -> Row:
             start = time.perf_counter()
             mx.eval(way())
             samples[name].append(time.perf_counter() - start)
-    apart = max(float(np.abs(result - results[0]).max()) for result in results)
+    apart = float(np.max([np.abs(result - results[0]).max() for result in results]))  # NaN stays NaN
     return Row(B, L, radius, chosen, samples, apart)
 
 
@@ -113,7 +112,7 @@ def show(rows: Sequence[Row], dtype: str) -> str:
     return (
         f"{about['chip']}, {about['device']}, {dtype}; milliseconds, medians\n\n"
         f"{table(['texts x tokens', 'layer', *names], cells)}\n\n"
-        f"Largest difference between two ways' results: {max(row.apart for row in rows):.1e}"
+        f"Largest difference between two ways' results: {np.max([row.apart for row in rows]):.1e}"
     )
 
 
@@ -136,7 +135,7 @@ def main() -> None:
         parser.exit(130, "interrupted: nothing is kept\n")
     if args.json:
         found = {"machine": identity.machine(), "versions": identity.versions()}
-        print(json.dumps(found | {"dtype": args.dtype, "rows": [asdict(row) for row in rows]}))
+        print(strict_json.dumps(found | {"dtype": args.dtype, "rows": [asdict(row) for row in rows]}))
     else:
         print(show(rows, args.dtype))
 

@@ -1,9 +1,10 @@
 """`mlx-embeddinggemma bench`: flags to `bench`, and its record as tables."""
 
 import argparse
-import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,37 +35,62 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command and returns its exit status."""
+    from mlx_embeddinggemma import given, strict_json
     from mlx_embeddinggemma.errors import EmbeddingGemmaError
 
     from .record import bench, read, replace
-    from .report import Merged, markdown, write
 
+    output = given.path("--output", args.output) if args.output else None
     if args.report:
         if args.report[0] != "report" or len(args.report) < 2:
             raise EmbeddingGemmaError(
-                f"expected `bench report RECORD.json ...` or flags, got {' '.join(args.report)}"
+                f"expected `bench report RECORD.json ...` or flags, got {given.shown(args.report)}"
             )
         records = [read(path) for path in args.report[1:]]
     else:
-        if args.output:
-            _make(Path(args.output))
+        if output:
+            _make(output)
         try:
-            options = ("dims", "tasks", "data", "rounds", "output")
-            records = [bench(args.model, **{name: getattr(args, name) for name in options})]
+            options = ("dims", "tasks", "data", "rounds")
+            chosen = {name: getattr(args, name) for name in options}
+            records = [bench(args.model, output=output, **chosen)]
         except KeyboardInterrupt:
-            if args.output:
+            if output:
                 print("\nfinished steps are kept: the same command goes on from here", file=sys.stderr)
             raise
-        if args.output:
-            replace(Path(args.output) / "record.json", json.dumps(records[0]) + "\n")
-            (Path(args.output) / "unfinished.jsonl").unlink(missing_ok=True)
-    merged = Merged(records)
-    print(json.dumps(records[0]) if args.json else markdown(merged))
-    if args.output:
-        path = write(merged, args.output)
-        if not args.json:
-            print(f"\nrecord and report: {path}")
+        if output:
+            replace(output / "record.json", strict_json.dumps(records[0]) + "\n")
+            (output / "unfinished.jsonl").unlink(missing_ok=True)
+    _show(records, args.report[1:], output, as_json=args.json)
     return 0
+
+
+def _show(
+    records: Sequence[dict[str, Any]], paths: Sequence[str], output: Path | None, *, as_json: bool
+) -> None:
+    """Prints the records and writes their report; what was read from `paths` may be anything."""
+    from mlx_embeddinggemma import strict_json
+    from mlx_embeddinggemma.errors import EmbeddingGemmaError
+
+    from .report import Merged, markdown, write
+
+    try:
+        merged = Merged(records)
+        print(strict_json.dumps(records[0]) if as_json else markdown(merged))
+        if output:
+            write(merged, output)
+    except EmbeddingGemmaError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        if not paths:
+            raise
+        listed = ", ".join(paths)
+        raise EmbeddingGemmaError(
+            f"expected whole records of `bench`, as it wrote them, got {listed:.200}: "
+            f"{type(error).__name__} {error!s:.80}"
+        ) from error
+    if output and not as_json:
+        print(f"\nrecord and report: {output}")
 
 
 def _make(folder: Path) -> None:

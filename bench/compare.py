@@ -21,7 +21,6 @@ The record: {"schema", "when", "machine", "versions", "commit", "model": as in r
 
 import argparse
 import hashlib
-import json
 import os
 import signal
 import statistics
@@ -36,7 +35,7 @@ from typing import Any
 
 import numpy as np
 
-from mlx_embeddinggemma import EmbeddingGemma
+from mlx_embeddinggemma import EmbeddingGemma, strict_json
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
 
 from . import identity
@@ -76,7 +75,7 @@ class Contender:
         )
         ready = self._answer()
         self.ready = bool(ready)
-        self.version = json.loads(ready)["version"] if ready else None
+        self.version = strict_json.loads(ready)["version"] if ready else None
         local = ENGINES[self.engine].package is not None
         self.cold_start = time.perf_counter() - started if local else None
 
@@ -85,10 +84,10 @@ class Contender:
         assert self._process.stdin is not None
         request = {"texts": list(texts), "save": str(self._vectors)}
         self._process.send_signal(signal.SIGCONT)
-        print(json.dumps(request), file=self._process.stdin, flush=True)
+        print(strict_json.dumps(request), file=self._process.stdin, flush=True)
         if not (answer := self._answer()):
             raise SystemExit(f"{self.name} stopped in {job}: {self.last_words()}")
-        result = json.loads(answer)
+        result = strict_json.loads(answer)
         self.samples.setdefault(job, []).append(result["seconds"])
         self.peak_mb = result["peak_mb"]
         return np.asarray(np.load(self._vectors), np.float32)
@@ -171,11 +170,13 @@ def compare(
 
 
 def worst_cosine(a: np.ndarray, b: np.ndarray) -> float:
-    """The least cosine of rows of `a` and `b`; 0 where they are not even of one shape."""
+    """The least cosine of rows of `a` and `b`; 0 where there is none: other shapes, NaN, zeros."""
     if a.shape != b.shape:
         return 0.0
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return float(((a * b).sum(axis=1) / norms).min())
+    with np.errstate(all="ignore"):
+        norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+        cosines = (a * b).sum(axis=1) / norms
+    return float(cosines.min()) if np.isfinite(cosines).all() else 0.0
 
 
 def show(record: dict[str, Any]) -> str:
@@ -207,6 +208,8 @@ def show(record: dict[str, Any]) -> str:
 def count_and_tokens(length: str) -> tuple[int, int]:
     """How many texts of how many tokens: "16x2048", or "256" for a single one."""
     count, _, tokens = length.rpartition("x")
+    if not (0 < int(count or 1) <= 10_000 and 0 < int(tokens) <= 10_000):
+        raise ValueError(length)
     return int(count or 1), int(tokens)
 
 
@@ -242,6 +245,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.rounds < 1:
         parser.error(f"expected --rounds of 1 or more, got {args.rounds}")
+    if not 0 <= args.pause <= 3600:
+        parser.error(f"expected --pause from 0 to 3600, got {args.pause}")
     names: list[str] = []
     for name in args.contenders:
         names += [name] if "=" in name else [one.format(name) for one in FOUND]
@@ -298,7 +303,7 @@ def main() -> None:
     print(show(record))
     if args.output:
         args.output.parent.mkdir(parents=True, exist_ok=True)
-        replace(args.output, json.dumps(record, indent=1) + "\n")
+        replace(args.output, strict_json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Reads requests, a line of JSON each: {"texts": [...], "save": a file for the vec
 are measured.
 """
 
-import json
 import os
 import sys
 import time
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from mlx_embeddinggemma import strict_json
 
 from .speed import peak_megabytes
 
@@ -191,10 +192,10 @@ def in_batches(encode: Encode) -> Encode:
 def post(url: str, body: object, headers: dict[str, str] | None = None) -> Any:
     """A server's answer to a JSON request."""
     request = urllib.request.Request(
-        url, json.dumps(body).encode(), {"Content-Type": "application/json", **(headers or {})}
+        url, strict_json.dumps(body).encode(), {"Content-Type": "application/json", **(headers or {})}
     )
     with urllib.request.urlopen(request) as answer:
-        return json.load(answer)
+        return strict_json.loads(answer.read())
 
 
 def main(argv: Sequence[str]) -> None:
@@ -213,15 +214,15 @@ def main(argv: Sequence[str]) -> None:
     except OSError as error:  # a URLError is one
         sys.exit(f"no answer from {argv[0]} ({argv[1]}): {error}")
     version = metadata.version(engine.package) if engine.package else None
-    print(json.dumps({"version": version}), file=answer, flush=True)
+    print(strict_json.dumps({"version": version}), file=answer, flush=True)
     for line in sys.stdin:
-        request = json.loads(line)
+        request = strict_json.loads(line)
         start = time.perf_counter()
         vectors = encode(request["texts"])
         seconds = time.perf_counter() - start
         np.save(request["save"], vectors)
         result = {"seconds": seconds, "peak_mb": peak_megabytes() if engine.package else None}
-        print(json.dumps(result), file=answer, flush=True)
+        print(strict_json.dumps(result), file=answer, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Records as one HTML page that needs no network: charts, tables, light, dark, phone and paper."""
 
-import json
 import statistics
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from mlx_embeddinggemma import strict_json
 
 from .paired import MEASURABLE
 from .report import CAVEAT, Merged, headings, memory, samples, throughput
@@ -44,7 +45,7 @@ def page(merged: Merged) -> str:
         ],
     }
     # A name with "</script>" in it must not end the script.
-    embedded = json.dumps(numbers).replace("<", "\\u003c")
+    embedded = strict_json.dumps(numbers).replace("<", "\\u003c")
     return PAGE.read_text(encoding="utf-8").replace("/*DATA*/", embedded)
 
 

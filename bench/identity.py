@@ -1,7 +1,6 @@
 """What was measured, and on what: the model's files, the machine, the versions."""
 
 import hashlib
-import json
 import os
 import platform
 import subprocess
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_embeddinggemma import __version__, hub, runtime
+from mlx_embeddinggemma.json_files import read_json
 
 
 def sha256(folder: Path) -> str:
@@ -34,7 +34,8 @@ def model(name: str) -> dict[str, Any]:
     }
     conversion = folder / "conversion.json"
     if conversion.is_file():
-        written = json.loads(conversion.read_text(encoding="utf-8"))
+        written = read_json(conversion)
+        written = written if isinstance(written, dict) else {}
         recipe = written.get("recipe")
         about["recipe"] = recipe.get("name") if isinstance(recipe, dict) else recipe
         source = written.get("source")

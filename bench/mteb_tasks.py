@@ -10,6 +10,7 @@ results, and refuses to evaluate.
     mteb.evaluate(model, mteb.get_tasks(["SciFact"]))
 """
 
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -196,6 +197,8 @@ def evaluate(meta: ModelMeta, task: Any, dims: Sequence[int], cache: Path) -> di
                 show_progress_bar=False,
             )
             scores[dim] = float(result.task_results[0].get_score())
+            if not math.isfinite(scores[dim]):
+                raise EmbeddingGemmaError(f"{task.metadata.name} has no score at {dim} dimensions")
     except EmbeddingGemmaError:
         raise
     except Exception as error:  # whatever the network, the data set or mteb's code may raise

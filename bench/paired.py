@@ -5,6 +5,7 @@ differ on each. Resampling the queries (pairs, test texts, clusterings) with rep
 on the same ones, says how far the difference would move on other queries of the kind.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -21,6 +22,8 @@ MEASURABLE = 0.5
 class Difference:
     """A variant's score less the baseline's, in points of 100, with its 95 % interval.
 
+    Some resamplings have no score (one class alone, equal similarities): the interval is of the others.
+
     Attributes:
         resampled: (`RESAMPLES`,) the differences that the interval comes from.
     """
@@ -31,8 +34,15 @@ class Difference:
     resampled: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
 
     @property
+    def known(self) -> bool:
+        """Whether both variants have a score, on the data and on some resamplings."""
+        return math.isfinite(self.value + self.low + self.high)
+
+    @property
     def verdict(self) -> str:
         """What the interval allows to say."""
+        if not self.known:
+            return "undecided"
         if self.high < 0:
             return "worse"
         if self.low > 0:
@@ -72,10 +82,12 @@ def difference(
 
 def mean(differences: Sequence[Difference]) -> Difference:
     """Of several tasks, whose resamplings have nothing to do with each other."""
-    resampled = np.nanmean([found.resampled for found in differences], axis=0)
-    return _with_interval(float(np.mean([found.value for found in differences])), resampled)
+    resampled = np.ma.masked_invalid([found.resampled for found in differences]).mean(axis=0)
+    value = float(np.mean([found.value for found in differences]))
+    return _with_interval(value, np.ma.filled(resampled, np.nan))
 
 
 def _with_interval(value: float, resampled: np.ndarray) -> Difference:
-    low, high = np.nanpercentile(resampled, [2.5, 97.5])
+    scored = resampled[np.isfinite(resampled)]
+    low, high = np.percentile(scored if len(scored) else np.nan, [2.5, 97.5])
     return Difference(value, float(low), float(high), resampled)

@@ -12,7 +12,6 @@ prompts that Google did not disclose for a dozen tasks. `items` are the values a
 (scores.Score), None for mteb's tasks; `gold` is what the items of pairs are ranked against.
 """
 
-import json
 import os
 import sys
 import time
@@ -22,7 +21,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mlx_embeddinggemma import EmbeddingGemma, hub
+from mlx_embeddinggemma import EmbeddingGemma, given, hub, strict_json
 from mlx_embeddinggemma.checkpoint import open_checkpoint
 from mlx_embeddinggemma.config import MATRYOSHKA
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
@@ -34,6 +33,7 @@ from .tasks import STS, Classification, Clustering, PairClassification, Task, kn
 from .tasks import load as load_tasks
 
 SCHEMA = 2
+MOST_ROUNDS = 1000
 
 
 def bench(
@@ -64,7 +64,10 @@ def bench(
         EmbeddingGemmaError: a model does not load, lacks a dimension or came twice, an unknown task,
             or a step failed: then nothing is reported.
     """
-    local, foreign = _resolve(tasks, data)
+    models = _names("models", models)
+    rounds = given.whole("rounds", rounds, 0, MOST_ROUNDS)
+    folder = None if output is None else given.path("output", output)
+    local, foreign = _resolve(None if tasks is None else _names("tasks", tasks), data)
     abouts = [identity.model(name) for name in models]
     if len({about["name"] for about in abouts}) < len(abouts):
         for about, name in zip(abouts, models, strict=True):
@@ -90,7 +93,7 @@ def bench(
 
         found = mteb_tasks.find(foreign)
         record["tasks"] |= {task.metadata.name: mteb_tasks.about(task) for task in found}
-    journal = Journal(Path(output) / "unfinished.jsonl" if output else None, _same_run(record))
+    journal = Journal(folder / "unfinished.jsonl" if folder else None, _same_run(record))
     total = sum(task.characters for task in local) * len(models)
     # A round of speed takes about as long as encoding this many characters.
     round_cost = 60_000
@@ -120,7 +123,7 @@ def bench(
                 key = f"quality {model['sha256']} {model['name']} {task.metadata.name}"
                 if key not in journal:
                     encoder = encoder or EmbeddingGemma(name)
-                    cache = Path(output or ".") / "mteb"
+                    cache = (folder or Path()) / "mteb"
                     meta = mteb_tasks.model_meta(name, encoder)
                     values = mteb_tasks.evaluate(meta, task, wanted, cache)
                     journal.put(key, {str(d): {"score": v, "items": None} for d, v in values.items()})
@@ -141,18 +144,18 @@ class Journal:
         self._done: dict[str, Any] = {}
         if path is None:
             return
-        head = json.dumps({"run": run})
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        if lines[:1] == [head]:
+        head = strict_json.dumps({"run": run})
+        lines = path.read_bytes().splitlines() if path.is_file() else []
+        if lines[:1] == [head.encode()]:
             for line in lines[1:]:
                 try:
-                    key, value = json.loads(line)
-                except ValueError:  # the line that was being written when the run was killed
+                    key, value = strict_json.loads(line)
+                    self._done[given.text("step", key)] = value
+                except (ValueError, TypeError):  # half-written by a killed run
                     break
-                self._done[key] = value
             print(f"going on with {len(self._done)} finished steps in {path}", file=sys.stderr)
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [head, *(json.dumps(item) for item in self._done.items())]
+        kept = [head, *(strict_json.dumps(item) for item in self._done.items())]
         replace(path, "\n".join(kept) + "\n")
 
     def __contains__(self, key: str) -> bool:
@@ -163,10 +166,11 @@ class Journal:
 
     def put(self, key: str, value: Any) -> None:
         """Keeps a result, on disk before it returns."""
+        line = strict_json.dumps([key, value])
         self._done[key] = value
         if self._path is not None:
             with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps([key, value]) + "\n")
+                file.write(line + "\n")
                 file.flush()
                 os.fsync(file.fileno())
 
@@ -184,7 +188,7 @@ def read(path: str | Path, expected: int | str = SCHEMA) -> dict[str, Any]:
         EmbeddingGemmaError: not a record, or one of another schema.
     """
     try:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
+        record = strict_json.loads(given.path("report", path).read_bytes())
     except OSError as error:
         raise EmbeddingGemmaError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
@@ -192,7 +196,8 @@ def read(path: str | Path, expected: int | str = SCHEMA) -> dict[str, Any]:
     schema = record.get("schema") if isinstance(record, dict) else None
     if schema != expected:
         raise EmbeddingGemmaError(
-            f"{path}: expected a record of `bench` of schema {expected}, got {schema}; measure again"
+            f"{path}: expected a record of `bench` of schema {expected}, got {given.shown(schema)}; "
+            "measure again"
         )
     return dict(record)
 
@@ -238,9 +243,20 @@ def _without_sklearn(tasks: list[Task]) -> list[Task]:
     return tasks
 
 
+def _names(argument: str, names: object) -> list[str]:
+    """One or more names or paths."""
+    found = given.listed(argument, names)
+    if not found:
+        raise EmbeddingGemmaError(f"expected {argument} to name one or more, got none")
+    for name in found:
+        given.path(argument, name)
+    return [str(name) for name in found]
+
+
 def _common_dims(models: Sequence[str], dims: Sequence[int] | None) -> list[int]:
     """The dimensions to score, checked before anything slow begins."""
-    wanted = list(dict.fromkeys(dims or ()))
+    asked = () if dims is None else given.listed("dims", dims)
+    wanted = list(dict.fromkeys(given.whole("dims", dim, 1, 2**20) for dim in asked))
     for name in models:
         size = open_checkpoint(hub.find(name)).embedding_size
         known = (size, *(d for d in MATRYOSHKA if d < size))

@@ -64,7 +64,10 @@ class Merged:
 
     @cached_property
     def differences(self) -> list[tuple[str, str, int, Difference]]:
-        """(model, task, dimension, difference to the first model) where both have items."""
+        """(model, task, dimension, difference to the first model) where both have items.
+
+        Pairs whose items no longer differ, rounded as they are in the record, have none.
+        """
         baseline = self.models[0]
         rows = []
         for model in self.models[1:]:
@@ -77,7 +80,8 @@ class Merged:
                     if ours and theirs and len(ours) == len(theirs):
                         about = self.tasks[task]
                         found = paired.difference(ours, theirs, about["metric"], about["gold"])
-                        rows.append((model["name"], task, dim, found))
+                        if found.known:
+                            rows.append((model["name"], task, dim, found))
         return rows
 
     @property

@@ -4,6 +4,7 @@ Most are a few lines of numpy. Classification and clustering are scikit-learn's 
 mteb makes: a minibatch k-means that is not the same k-means gives other scores.
 """
 
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import numpy as np
 
 from mlx_embeddinggemma import EmbeddingGemma
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
+from mlx_embeddinggemma.unit import unit
 
 from .tasks import (
     STS,
@@ -47,16 +49,22 @@ def score(model: EmbeddingGemma, task: Task, dims: Sequence[int]) -> dict[int, S
     """The task's main score at each dimension.
 
     Raises:
-        EmbeddingGemmaError: the task needs scikit-learn, which is not installed.
+        EmbeddingGemmaError: the task needs scikit-learn, which is not installed; or it has no score,
+            for all similarities are equal.
     """
     at_dim = _scorer(task, model)
-    return {dim: at_dim(dim) for dim in dims}
+    found = {dim: at_dim(dim) for dim in dims}
+    for dim, one in found.items():
+        if not (math.isfinite(one.value) and np.isfinite(one.items).all()):
+            raise EmbeddingGemmaError(
+                f"{task.name} has no {task.metric} at {dim} dimensions: all its similarities are equal"
+            )
+    return found
 
 
 def cut(vectors: np.ndarray, dim: int) -> np.ndarray:
     """The first `dim` components, of unit length again."""
-    head = vectors[:, :dim]
-    return np.asarray(head / np.linalg.norm(head, axis=1, keepdims=True))
+    return unit(vectors[:, :dim], f"vectors cut to {dim} dimensions")
 
 
 def of_pairs(metric: str, similarity: np.ndarray, gold: np.ndarray) -> float:
@@ -65,8 +73,9 @@ def of_pairs(metric: str, similarity: np.ndarray, gold: np.ndarray) -> float:
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """Rank correlation, ties sharing their mean rank."""
-    return float(np.corrcoef(_ranks(x), _ranks(y))[0, 1])
+    """Rank correlation, ties sharing their mean rank; NaN where one of the two is all ties."""
+    with np.errstate(invalid="ignore"):
+        return float(np.corrcoef(_ranks(x), _ranks(y))[0, 1])
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
@@ -76,11 +85,15 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 
 
 def average_precision(similarity: np.ndarray, labels: np.ndarray) -> float:
-    """Mean precision at the ranks of the positives; pairs of one similarity share a threshold."""
+    """Mean precision at the ranks of the positives; pairs of one similarity share a threshold.
+
+    NaN without positives.
+    """
     order = np.argsort(-similarity, kind="stable")
     found = np.cumsum(labels[order])
     last = np.append(np.flatnonzero(np.diff(similarity[order])), len(order) - 1)
-    precision, recall = found[last] / (last + 1), found[last] / found[-1]
+    with np.errstate(invalid="ignore"):
+        precision, recall = found[last] / (last + 1), found[last] / found[-1]
     return float((np.diff(recall, prepend=0) * precision).sum())
 
 
@@ -88,6 +101,8 @@ def ndcg_at_10(
     similarity: np.ndarray, relevant: Sequence[dict[int, float]], ids: Sequence[str]
 ) -> np.ndarray:
     """Each query's gain in the top 10, discounted by log2(1 + rank), over the best it could be.
+
+    A query whose documents are all graded 0 has a value of 0, as in trec_eval.
 
     Args:
         similarity: (queries, documents).
@@ -109,7 +124,8 @@ def ndcg_at_10(
     for documents, grades in zip(top, relevant, strict=True):
         gains = np.array([grades.get(int(document), 0.0) for document in documents])
         best = np.sort(list(grades.values()))[::-1][:10]
-        values.append((gains @ discount[: len(gains)]) / (best @ discount[: len(best)]))
+        most = best @ discount[: len(best)]
+        values.append((gains @ discount[: len(gains)]) / most if most > 0 else 0.0)
     return np.array(values)
 
 

@@ -6,7 +6,6 @@ A fresh process, because a peak of memory belongs to a process, and so does a co
 """
 
 import ctypes
-import json
 import os
 import platform
 import resource
@@ -18,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from mlx_embeddinggemma import strict_json
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
 
 LENGTHS = (16, 64, 256, 512, 2048)  # tokens of a single query
@@ -46,8 +46,9 @@ def measure(model: str) -> dict[str, Any]:
         [sys.executable, "-m", __spec__.name, model, repr(started)], capture_output=True, text=True
     )
     if done.returncode:
-        raise EmbeddingGemmaError(f"measuring {model} failed: {done.stderr.strip()[-500:]}")
-    result: dict[str, Any] = json.loads(done.stdout)
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise EmbeddingGemmaError(f"measuring {model} failed: {last:.300}")
+    result: dict[str, Any] = strict_json.loads(done.stdout)
     return result
 
 
@@ -148,7 +149,7 @@ def main() -> None:
     result["corpus"] = _throughput(model, paragraphs[:PARAGRAPHS] + questions[:QUESTIONS])
     result["memory_mb"]["load_peak"] = peak_megabytes()
     result["mlx_mb"]["load_peak"] = mx.get_peak_memory() / 2**20
-    json.dump(result, sys.stdout)
+    print(strict_json.dumps(result))
 
 
 def _throughput(model: Any, texts: list[str]) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def within_budget(
             if path in taken and taken[path][0] < bits <= taken[path][0] + left
         ]
         gain, path, step = max(steps, default=(0, "", None), key=lambda s: s[0])
-        if step is None or gain <= 0:
+        if step is None or not gain > 0:
             break
         left -= step[0] - taken[path][0]
         taken[path] = step

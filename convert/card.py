@@ -1,8 +1,9 @@
 """The model card: what the folder is, how to use it, how near it stays, under which terms."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from mlx_embeddinggemma import strict_json
 
 from .fidelity import Fidelity
 from .sources import Source
@@ -104,5 +105,5 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def as_json(value: object) -> str:
-    """JSON as every file of the folder holds it."""
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    """JSON as every file of the folder holds it; see `strict_json.dumps`."""
+    return strict_json.dumps(value, indent=2, ensure_ascii=False) + "\n"

@@ -1,7 +1,6 @@
 """`mlx-embeddinggemma convert`: flags to `convert`, and its report as tables."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -76,7 +75,9 @@ def run(args: argparse.Namespace) -> int:
     for note in report.notes:
         print(f"mlx-embeddinggemma: note: {note}", file=sys.stderr)
     if args.json:
-        print(json.dumps(asdict(report), indent=2, ensure_ascii=False))
+        from .card import as_json
+
+        print(as_json(asdict(report)), end="")
     else:
         _print_report(report, dry_run=args.dry_run)
     return 0

@@ -1,5 +1,6 @@
 """`convert`: a source to a folder, whole or not at all."""
 
+import fnmatch
 import hashlib
 import math
 import os
@@ -8,7 +9,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -19,12 +20,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from mlx_embeddinggemma import __version__, blas, compute, runtime
+from mlx_embeddinggemma import __version__, blas, compute, given, runtime
 from mlx_embeddinggemma.checkpoint import open_checkpoint
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
 from mlx_embeddinggemma.folders import new_folder
 from mlx_embeddinggemma.head import Dense
-from mlx_embeddinggemma.hub import local
 from mlx_embeddinggemma.modules import write_modules
 from mlx_embeddinggemma.settings import Settings, read_settings, write_settings
 from mlx_embeddinggemma.tokenizer import Tokenizer, agrees, load_tokenizer
@@ -117,6 +117,12 @@ def convert(
             written, or an argument is off. `output` is then as it was.
     """
     start = time.perf_counter()
+    path, target = given.path("source", source), given.path("output", output)
+    _check(given.path, dense_from=dense_from, tokenizer=tokenizer, calibration=calibration)
+    _check(given.flag, force=force, dry_run=dry_run, progress=progress)
+    _check(given.text, dtype=dtype, revision=revision, upload_repo=upload_repo)
+    if min_cosine is not None:
+        given.number("min_cosine", min_cosine, -1, 1)
     runtime.prepare()
     blas.set_threads(1)  # its batches are parted among the cores, and packing takes one of its own
     chosen = find_recipe(recipe)
@@ -125,7 +131,6 @@ def convert(
     dtype = _dtype(chosen, dtype)
     if upload_repo is not None:
         check_repo(upload_repo)
-    path = local(source)
     if str(source) != "demo" and os.path.isfile(path):  # whatever its name: it is looked into
         opened = open_gguf(path, dense_from=dense_from, tokenizer=tokenizer)
     else:
@@ -134,13 +139,12 @@ def convert(
             raise EmbeddingGemmaError(
                 f"dense_from and tokenizer are for GGUF files, and {source} is none"
             )
-    texts = local(calibration or TEXTS)
+    texts = given.path("calibration", calibration or TEXTS)
     if chosen.budget:
         opened = replace(opened, inputs={**opened.inputs, f"calibration/{texts.name}": texts})
     elif calibration:
         raise EmbeddingGemmaError(f"recipe {chosen.name} has no use for calibration texts")
     before = _stamps(opened)
-    target = local(output)
     if not dry_run:
         try:
             _check_target(target, opened, force)
@@ -159,7 +163,7 @@ def convert(
                 folder, target.name, opened, chosen, dtype, pieces, notes, progress
             )
             mean = fidelity[opened.dense[-1]].mean
-            if min_cosine is not None and mean < min_cosine:
+            if min_cosine is not None and not mean >= min_cosine:  # NaN is not
                 raise EmbeddingGemmaError(
                     f"mean cosine to the source is {mean:.6f}, expected at least {min_cosine}: "
                     "use a recipe with more bits; nothing was written"
@@ -185,6 +189,12 @@ def convert(
         seconds=time.perf_counter() - start,
         peak_mb=_peak_mb(),
     )
+
+
+def _check(check: Callable[[str, object], object], **arguments: object) -> None:
+    for name, value in arguments.items():
+        if value is not None:
+            check(name, value)
 
 
 def _dtype(recipe: Recipe, dtype: str | None) -> str:
@@ -238,9 +248,6 @@ def _fill(
         open_checkpoint(folder)  # as any reader will
         got = embed(open_folder(folder), ids)
         inputs = digests.result()
-    for vectors, whose in ((expected, "the source"), (got, "what came out")):
-        if not np.isfinite(vectors).all():
-            raise EmbeddingGemmaError(f"{whose} gives vectors that are NaN, infinite or zero")
     fidelity = compare(expected, got)
     record = {
         "source": source.name,
@@ -352,6 +359,10 @@ def _notes(source: Source, recipe: Recipe, pieces: Sequence[Piece]) -> list[str]
             "here, mlx-embeddings would leave them out"
         )
     grid = _grid_of(source)
+    idle = [pattern for pattern, _ in recipe.rules if not fnmatch.filter(source.matrices, pattern)]
+    if idle:
+        more = f" and {len(idle) - 4} more" if len(idle) > 4 else ""
+        notes.append(f"no matrix is called {', '.join(idle[:4])}{more}, as recipe {recipe.name} has it")
     kinds = {piece.wanted.kind for piece in pieces if piece.wanted and piece.settings}
     if grid and kinds and kinds != {grid}:
         notes.append(

@@ -12,6 +12,7 @@ from mlx_embeddinggemma.batching import batches, pad
 from mlx_embeddinggemma.config import MATRYOSHKA
 from mlx_embeddinggemma.linear import Linear
 from mlx_embeddinggemma.model import Model, RMSNorm
+from mlx_embeddinggemma.unit import check_unit, unit
 
 from .sources import Matrix, Source
 
@@ -46,15 +47,21 @@ def compare(source: np.ndarray, converted: np.ndarray) -> dict[int, Fidelity]:
     """Fidelity at the full size and each Matryoshka dimension below it.
 
     Args:
-        source: (n, D) vectors of n > 10 texts, of any length.
+        source: (n, D) unit vectors of n > 10 texts.
         converted: (n, D) of the same texts.
+
+    Raises:
+        EmbeddingGemmaError: one of them is NaN, infinite or zero, whole or cut.
     """
     D = source.shape[1]
+    check_unit(source, "the source's vectors")
+    check_unit(converted, "the output's vectors")
     return {dim: _at(source, converted, dim) for dim in (D, *(d for d in MATRYOSHKA if d < D))}
 
 
 def _at(source: np.ndarray, converted: np.ndarray, dim: int) -> Fidelity:
-    a, b = (_unit(vectors[:, :dim]) for vectors in (source, converted))
+    a = unit(source[:, :dim], f"the source's vectors cut to {dim}")
+    b = unit(converted[:, :dim], f"the output's vectors cut to {dim}")
     cosines = np.minimum((a * b).sum(axis=1), 1)
     kept = [len(set(x) & set(y)) / NEIGHBOURS for x, y in zip(_nearest(a), _nearest(b), strict=True)]
     return Fidelity(
@@ -65,13 +72,8 @@ def _at(source: np.ndarray, converted: np.ndarray, dim: int) -> Fidelity:
     )
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    unit: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return unit
-
-
-def _nearest(unit: np.ndarray) -> np.ndarray:
-    similarities = unit @ unit.T
+def _nearest(vectors: np.ndarray) -> np.ndarray:
+    similarities = vectors @ vectors.T
     np.fill_diagonal(similarities, -np.inf)  # a text is not its own neighbour
     return np.argsort(-similarities, axis=1, kind="stable")[:, :NEIGHBOURS]
 

@@ -9,7 +9,6 @@ from mlx_embeddinggemma import layout
 from mlx_embeddinggemma.config import Config
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
 from mlx_embeddinggemma.head import Dense
-from mlx_embeddinggemma.hub import local
 
 from .card import as_json
 from .gguf_reader import GgufTensor, read_gguf
@@ -96,7 +95,7 @@ def open_gguf(
     matrices = {p: head.get(p, tensors.get(p)) for p in layout.matrices(config, dense)}
     norms = {p: tensors.get(p) for p in layout.norms(config)}
     _check(path, config, dense, {**matrices, **norms}, tensors)
-    files = _tokenizer_files(path, metadata, None if tokenizer is None else local(tokenizer))
+    files = _tokenizer_files(path, metadata, tokenizer)
     inputs |= {f"tokenizer/{n}": file for n, file in files.items() if isinstance(file, Path)}
     return Source(
         name=path.name,

@@ -5,18 +5,25 @@ Paths are those of `layout`: "embed_tokens", "layers.3.self_attn.q_proj", "layer
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from mlx_embeddinggemma import given
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
-from mlx_embeddinggemma.hub import local
+from mlx_embeddinggemma.given import shown
 
 BITS = (2, 3, 4, 5, 6, 8)
 GROUP_SIZES = (32, 64, 128)
-MOST_RULES = 1000  # a network has some 170 matrices, and each is tried on every pattern
+# Bits and group size of the formats that leave no choice.
+SIZES = {"mxfp4": (4, 32), "mxfp8": (8, 32), "nvfp4": (4, 16), "q4_0": (4, 32), "q8_0": (8, 32)}
+DTYPES = ("bfloat16", "float32")
+# Of a TOML file; EmbeddingGemma has 171 matrices. Python keeps 256 patterns compiled: with more, each
+# would be compiled again for each matrix.
+MOST_RULES, LONGEST_PATTERN, LONGEST_FILE, LONGEST_LINE = 256, 200, 2**16, 1000
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,17 @@ class Format:
     bits: int
     group_size: int
 
+    def __post_init__(self) -> None:
+        size = (self.bits, self.group_size)
+        fits = self.bits in BITS and self.group_size in GROUP_SIZES
+        if self.kind != "affine":
+            fits = isinstance(self.kind, str) and SIZES.get(self.kind) == size
+        if not fits or {type(number) for number in size} != {int}:
+            raise EmbeddingGemmaError(
+                f"expected a format of affine with {_listed(BITS)} bits in groups of "
+                f"{_listed(GROUP_SIZES)}, or one of FIXED, got {shown((self.kind, *size))}"
+            )
+
     @property
     def settings(self) -> dict[str, Any]:
         """The arguments of `mx.dequantize`, and the entry in config.json."""
@@ -46,13 +64,7 @@ def affine(bits: int, group_size: int = 64) -> Format:
     return Format("affine", bits, group_size)
 
 
-FIXED = {
-    "mxfp4": Format("mxfp4", 4, 32),
-    "mxfp8": Format("mxfp8", 8, 32),
-    "nvfp4": Format("nvfp4", 4, 16),
-    "q4_0": Format("q4_0", 4, 32),
-    "q8_0": Format("q8_0", 8, 32),
-}
+FIXED = {kind: Format(kind, *size) for kind, size in SIZES.items()}
 
 
 @dataclass(frozen=True)
@@ -71,6 +83,22 @@ class Recipe:
     dtype: str | None = None
     budget: float | None = None
 
+    def __post_init__(self) -> None:
+        if not all(
+            isinstance(rule, tuple)
+            and len(rule) == 2
+            and isinstance(rule[0], str)
+            and isinstance(rule[1], Format | None)
+            for rule in given.listed("rules", self.rules)
+        ):
+            raise TypeError(f"expected rules of (pattern, Format or None), got {shown(self.rules)}")
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise EmbeddingGemmaError(
+                f"recipe {self.name}: expected dtype {' or '.join(DTYPES)}, got {shown(self.dtype)}"
+            )
+        if self.budget is not None:
+            given.number("budget", self.budget, 2, 32)
+
     def format_of(self, path: str) -> Format | None:
         """The format of the matrix at `path`, None for floats."""
         for pattern, chosen in self.rules:
@@ -84,9 +112,10 @@ class Recipe:
         Raises:
             EmbeddingGemmaError: no such size, or the recipe packs nothing with a size to choose.
         """
-        if group_size not in GROUP_SIZES:
-            sizes = ", ".join(map(str, GROUP_SIZES))
-            raise EmbeddingGemmaError(f"expected a group size of {sizes}, got {group_size}")
+        if given.whole("group_size", group_size, 1, 2**20) not in GROUP_SIZES:
+            raise EmbeddingGemmaError(
+                f"expected a group size of {_listed(GROUP_SIZES)}, got {group_size}"
+            )
         if self.budget or not any(f is not None and f.kind == "affine" for _, f in self.rules):
             raise EmbeddingGemmaError(f"recipe {self.name} has no group size to choose")
         return replace(
@@ -146,59 +175,77 @@ def find_recipe(name: str | Path | Recipe) -> Recipe:
         return name
     if str(name) in RECIPES:
         return RECIPES[str(name)]
-    path = local(name)
+    path = given.path("recipe", name)
     if path.suffix != ".toml":
         raise EmbeddingGemmaError(
-            f"expected a recipe ({', '.join(RECIPES)}) or a .toml file, got {str(name)!r}"
+            f"expected a recipe ({', '.join(RECIPES)}) or a .toml file, got {shown(str(name))}"
         )
+    return _from_toml(path, _parsed(path))
+
+
+def _parsed(path: Path) -> Mapping[str, Any]:
+    """A TOML file's content; its size is looked at first, for long keys take the parser minutes."""
     try:
-        return _from_toml(path.stem, tomllib.loads(path.read_text(encoding="utf-8")))
+        with path.open("rb") as file:
+            raw = file.read(LONGEST_FILE + 1)
+        if len(raw) > LONGEST_FILE or max(map(len, raw.splitlines()), default=0) > LONGEST_LINE:
+            raise EmbeddingGemmaError(
+                f"{path}: expected a recipe of at most {LONGEST_FILE:,} bytes, {LONGEST_LINE:,} a line"
+            )
+        return tomllib.loads(raw.decode())
     except OSError as error:
         raise EmbeddingGemmaError(f"cannot read {path}: {error.strerror}") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise EmbeddingGemmaError(f"{path} is not TOML: {error}") from None
+    except RecursionError:
+        raise EmbeddingGemmaError(f"{path} is not a recipe: nested too deeply") from None
+    except ValueError as error:  # not UTF-8, not TOML, or a number of 5,000 digits
+        if isinstance(error, EmbeddingGemmaError):
+            raise
+        raise EmbeddingGemmaError(f"{path} is not TOML: {error!s:.200}") from None
 
 
-def _from_toml(name: str, raw: Mapping[str, Any]) -> Recipe:
+def _from_toml(path: Path, raw: Mapping[str, Any]) -> Recipe:
     """Reads `description`, `dtype` and a table `matrices` of pattern = format.
 
     A format is a number of bits (16 or 32: left as floats), one of the names in `FIXED`, or a table
     {bits, group_size}.
     """
     unknown = raw.keys() - {"description", "dtype", "matrices"}
-    rules = raw.get("matrices")
+    rules, description, dtype = raw.get("matrices"), raw.get("description", ""), raw.get("dtype")
     if unknown or not isinstance(rules, dict) or not rules:
         raise EmbeddingGemmaError(
-            f"recipe {name}: expected a table [matrices] of pattern = bits, perhaps a "
-            f"description and a dtype, got {', '.join(raw) or 'nothing':.80}"
+            f"{path}: expected a table [matrices] of pattern = bits, perhaps a description and a "
+            f"dtype, got {shown(list(raw))}"
         )
-    if len(rules) > MOST_RULES:
+    if len(rules) > MOST_RULES or max(map(len, rules)) > LONGEST_PATTERN:
         raise EmbeddingGemmaError(
-            f"recipe {name}: expected at most {MOST_RULES:,} patterns, got {len(rules):,}"
+            f"{path}: expected {MOST_RULES} patterns of {LONGEST_PATTERN} characters at most, got "
+            f"{len(rules):,}, the longest of {max(map(len, rules)):,}"
         )
-    dtype = raw.get("dtype")
-    if dtype not in (None, "bfloat16", "float32"):
+    if not isinstance(description, str) or len(description) > LONGEST_PATTERN or "\n" in description:
         raise EmbeddingGemmaError(
-            f"recipe {name}: expected dtype bfloat16 or float32, got {dtype!r:.80}"
+            f"{path}: expected a description of one line of {LONGEST_PATTERN} characters at most, got "
+            f"{shown(description)}"
         )
-    parsed = tuple((pattern, _format(name, pattern, value)) for pattern, value in rules.items())
+    parsed = tuple((pattern, _format(path, pattern, value)) for pattern, value in rules.items())
     if any(f is not None and f.kind in ("q4_0", "q8_0") for _, f in parsed):
-        dtype = dtype or "float32"
-    return Recipe(name, str(raw.get("description", "")), parsed, dtype)
+        dtype = "float32" if dtype is None else dtype
+    return Recipe(path.stem, description, parsed, dtype)
 
 
-def _format(recipe: str, pattern: str, value: object) -> Format | None:
-    if value in (16, 32):
+def _format(path: Path, pattern: str, value: object) -> Format | None:
+    if type(value) is int and value in (16, 32):
         return None
     if isinstance(value, str) and value in FIXED:
         return FIXED[value]
-    table = {"bits": value} if isinstance(value, int) else value
-    if isinstance(table, dict) and table.keys() <= {"bits", "group_size"}:
-        bits, group_size = table.get("bits"), table.get("group_size", 64)
-        if bits in BITS and group_size in GROUP_SIZES:
-            return affine(bits, group_size)
+    table = value if isinstance(value, dict) else {"bits": value}
+    if "bits" in table and table.keys() <= {"bits", "group_size"}:
+        with suppress(EmbeddingGemmaError):  # whose message does not name the file
+            return affine(**table)
     raise EmbeddingGemmaError(
-        f'recipe {recipe}: expected for "{pattern:.80}" a number of bits '
-        f"({', '.join(map(str, (*BITS, 16)))}), one of {', '.join(FIXED)}, or "
-        f"{{bits, group_size}}, got {value!r:.80}"
+        f"{path}: expected for {shown(pattern)} a number of bits ({_listed((*BITS, 16))}), one of "
+        f"{', '.join(FIXED)}, or {{bits, group_size}}, got {shown(value)}"
     )
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, numbers))

@@ -5,9 +5,11 @@ from functools import lru_cache
 from pathlib import Path
 
 import mlx.core as mx
+import numpy as np
 from tqdm import tqdm
 
 from mlx_embeddinggemma import layout
+from mlx_embeddinggemma.checkpoint import some
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
 
 from .budget import within_budget
@@ -62,6 +64,12 @@ def tune(
     """
     with tqdm(total=len(ids), desc="calibrating", unit=" texts", delay=1, disable=not progress) as bar:
         found = hessians(source, [row[:LONGEST] for row in ids], bar.update)
+    bad = sorted(path for path, hessian in found.items() if not np.isfinite(hessian).all())
+    if bad:
+        raise EmbeddingGemmaError(
+            f"{source.name}: calibration texts give NaN or infinite activations at {some(bad)}: "
+            "the weights are damaged"
+        )
     return within_budget(recipe, source, found, dtype), _packer(found)
 
 

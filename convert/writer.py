@@ -3,7 +3,6 @@
 Names are those that mlx-lm and mlx-embeddings expect: `model.` before all but the head.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from mlx_embeddinggemma import strict_json
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
 from mlx_embeddinggemma.tensors import NUMPY_DTYPES
 
@@ -146,7 +146,7 @@ def write(path: Path, pieces: Sequence[Piece], advance: Callable[[int], object])
         end = offset + nbytes(dtype, shape)
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, end]}
         offset = end
-    text = json.dumps(header, separators=(",", ":")).encode()
+    text = strict_json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)

@@ -114,7 +114,8 @@ class JsonlWriter:
         """Appends a chunk. Nine digits give a float32 back exactly."""
         for text, vector in zip(texts, vectors, strict=True):
             embedding = [float(f"{x:.9g}") for x in vector]
-            line = json.dumps({"text": text, "embedding": embedding}, ensure_ascii=False)
+            row = {"text": text, "embedding": embedding}
+            line = json.dumps(row, ensure_ascii=False, allow_nan=False)
             self._file.write(line.encode("utf-8", "replace") + b"\n")
 
 

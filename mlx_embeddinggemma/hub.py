@@ -74,14 +74,6 @@ def find(model: str | Path, *, revision: str | None = None, local_files_only: bo
     return _download(name, revision, local_files_only)
 
 
-def local(path: str | Path) -> Path:
-    """A path on this machine, `~` expanded as a shell would."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        raise EmbeddingGemmaError(f"{path!s:.80}: there is no such user, or no home") from None
-
-
 def is_gguf(path: Path) -> bool:
     """Whether it is a GGUF file, whatever its name: Ollama's are `sha256-...`."""
     try:

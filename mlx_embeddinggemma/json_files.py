@@ -1,9 +1,9 @@
 """JSON files that other people wrote: read whole, and every value that is of the wrong kind named."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from mlx_embeddinggemma import strict_json
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
 
 
@@ -16,11 +16,11 @@ def read_json(path: Path) -> Any:
     if not path.is_file():  # nor a folder, nor a pipe that nobody writes to
         raise EmbeddingGemmaError(f"{path.parent} has no {path.name}")
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return strict_json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise EmbeddingGemmaError(f"cannot read {path}: {error.strerror}") from None
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise EmbeddingGemmaError(f"{path} is not JSON: {error}") from None
+    except ValueError as error:  # UnicodeDecodeError is one
+        raise EmbeddingGemmaError(f"{path} is not JSON: {error!s:.200}") from None
 
 
 def read_object(path: Path, *, optional: bool = False) -> dict[str, Any]:
@@ -44,5 +44,5 @@ def read_object(path: Path, *, optional: bool = False) -> dict[str, Any]:
 def write_json(path: Path, content: Any) -> None:
     """Writes a file for people to read, and the folder that it lies in."""
     path.parent.mkdir(exist_ok=True)
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    text = strict_json.dumps(content, indent=2, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")

@@ -78,7 +78,7 @@ def print_hits(hits: Sequence[Hit], *, as_json: bool) -> None:
     """Writes hits to standard output, for a person or as a JSON list."""
     if as_json:
         rows = [{"score": round(hit.score, 6), **asdict(hit.passage)} for hit in hits]
-        print(json.dumps(rows, ensure_ascii=False, indent=2))
+        print(json.dumps(rows, ensure_ascii=False, indent=2, allow_nan=False))
         return
     bold, dim, end = ("\033[1m", "\033[2m", "\033[0m") if sys.stdout.isatty() else ("", "", "")
     for hit in hits:

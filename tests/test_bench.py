@@ -142,10 +142,10 @@ def test_of_several_splits_the_test_split_counts(tmp_path):
     folder = tmp_path / "sts" / "Split"
     folder.mkdir(parents=True)
     for split in ("dev", "test", "train", "validation"):
-        row = json.dumps({"s1": split, "s2": "b", "score": 1.0})
-        (folder / f"{split}.default.jsonl").write_text(f"{row}\n", encoding="utf-8")
+        rows = [{"s1": split, "s2": "b", "score": score} for score in (0, 1)]
+        write(folder / f"{split}.default.jsonl", rows)
     (task,) = tasks.load(["Split"], tmp_path)
-    assert isinstance(task, tasks.STS) and task.first == ["test"]
+    assert isinstance(task, tasks.STS) and task.first == ["test", "test"]
 
 
 @pytest.mark.parametrize(

@@ -48,8 +48,8 @@ def refused(source: Path, output: Path, says: str, **flags: object) -> None:
     [
         ("source/config.json/out", "cannot write .*out: (Not a directory|File exists)"),
         ("source/config.json", "exists|is a file"),
-        ("x" * 300, "cannot write .*: File name too long"),
-        (f"{'x' * 300}/out", "cannot write .*: File name too long"),
+        ("x" * 300, "File name too long"),
+        (f"{'x' * 300}/out", "File name too long"),
     ],
     ids=["parent a file", "a file", "name too long", "parent too long"],
 )

@@ -402,7 +402,7 @@ def test_texts_alone_teach_the_rounded_network_its_own_float_vectors(small, tmp_
     [
         (["--quantize", "4bit,3bit"], "expected quantize fp32, 4bit, 8bit, mixed, q4_0, q8_0, or"),
         (["--loss", "cosent"], "expected loss multiple_negatives_ranking for pairs rows, got 'cosent'"),
-        (["--batch-size", "1"], "expected batch_size over 1, got 1"),
+        (["--batch-size", "1"], "expected batch_size from 2 to 1,000,000, got 1"),
         (["--resume"], "no run to resume"),
         (["--eval", "absent.jsonl"], "cannot read absent.jsonl"),
     ],

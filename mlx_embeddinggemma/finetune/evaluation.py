@@ -5,7 +5,9 @@ from collections.abc import Callable, Sequence
 import mlx.core as mx
 import numpy as np
 
+from mlx_embeddinggemma.errors import EmbeddingGemmaError
 from mlx_embeddinggemma.model import Model
+from mlx_embeddinggemma.unit import check_unit
 
 from .batches import columns_of, make_batch
 from .data import Dataset
@@ -27,6 +29,9 @@ def evaluate(
     Pairs by `accuracy` (the positive is the best of all passages) and `mrr@10`, scored pairs by
     `spearman`, labelled texts by `accuracy` (the nearest other text has the same label), each at the
     whole vector's size.
+
+    Raises:
+        EmbeddingGemmaError: a vector is NaN, infinite or zero, or pairs have no rank correlation.
     """
     everything = np.arange(len(dataset.rows))
     generator = np.random.default_rng(0)
@@ -34,6 +39,7 @@ def evaluate(
     ids = tokenize(texts)
     parts = [np.array(embed(model, ids[i : i + CHUNK])) for i in range(0, len(ids), CHUNK)]
     vectors, place = np.concatenate(parts), {text: i for i, text in enumerate(texts)}
+    check_unit(vectors, "vectors of held-out rows")
     losses = []
     for start in range(0, len(everything), batch_size):
         batch = make_batch(dataset, everything[start : start + batch_size], generator)
@@ -79,7 +85,12 @@ def _same_label(vectors: np.ndarray, labels: np.ndarray) -> float:
 def _spearman(x: np.ndarray, y: np.ndarray) -> float:
     """Rank correlation, ties sharing their mean rank."""
     ranks = []
-    for values in (x, y):
+    for values, whose in ((x, "cosines"), (y, "scores")):
+        if len(np.unique(values)) < 2:
+            raise EmbeddingGemmaError(
+                f"expected held-out rows whose {whose} differ, to rank them by; all {len(values)} are "
+                f"{values[0]:g}"
+            )
         _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
         ranks.append((np.cumsum(counts) - (counts - 1) / 2)[inverse])
     return float(np.corrcoef(ranks[0], ranks[1])[0, 1])

@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mlx_embeddinggemma.model import Model
+from mlx_embeddinggemma.unit import check_unit
 
 from .data import Dataset
 from .gradients import Ids, embed
@@ -33,5 +34,6 @@ def with_vectors(
     for start in tqdm(starts, desc="teacher", delay=1, disable=None if progress else True):
         part = dataset.rows[start : start + CHUNK]
         vectors = np.array(embed(teacher, tokenize([row.texts[0] for row in part])))
+        check_unit(vectors, "the teacher's vectors")
         rows += [replace(row, vector=vector) for row, vector in zip(part, vectors, strict=True)]
     return replace(dataset, rows=rows)

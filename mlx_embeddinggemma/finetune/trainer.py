@@ -4,14 +4,14 @@ read and check everything -> batches -> loss and gradient -> Adam -> checkpoints
 """
 
 import hashlib
-import json
 import math
 import resource
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,10 +20,12 @@ import mlx.optimizers as optim
 import numpy as np
 from tqdm import tqdm
 
-from mlx_embeddinggemma import EmbeddingGemma, __version__
+from mlx_embeddinggemma import EmbeddingGemma, __version__, given, strict_json
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
 from mlx_embeddinggemma.folders import new_folder
+from mlx_embeddinggemma.given import shown
 from mlx_embeddinggemma.model import Model
+from mlx_embeddinggemma.unit import check_unit, not_unit
 
 from . import state
 from .batches import batch_at, steps_per_epoch
@@ -45,6 +47,19 @@ LOSSES_OF = {  # the first is the default
     "vectors": ("embedding_matching", "similarity_matching"),
     "texts": ("embedding_matching", "similarity_matching"),
 }
+WHOLE = {  # settings that are whole numbers, from and to
+    "steps": (1, 10**9),
+    "batch_size": (2, 10**6),
+    "mini_batch_size": (1, 10**9),
+    "lora_rank": (0, 1024),
+    "max_length": (3, 10**6),
+    "average": (1, 10**9),
+    "save_every": (1, 10**9),
+    "mine": (0, 10**5),
+    "seed": (0, 2**63 - 1),
+}
+POSITIVE = {"epochs": 1e6, "learning_rate": 1e6, "scale": 1e6}  # numbers over 0, and up to
+SHARES = {"spread": 1e6, "warmup": 1, "quantize_after": 1}  # numbers from 0, and up to
 CLIP = 1.0  # largest norm of a gradient
 TRIED = 64  # texts that a checkpoint embeds before it is kept
 
@@ -103,28 +118,32 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        low = {"epochs": 0, "steps": 0, "batch_size": 1, "mini_batch_size": 0, "learning_rate": 0}
-        low |= {"scale": 0, "max_length": 2, "average": 0, "save_every": 0}
-        for name, least in low.items():
-            value = getattr(self, name)
-            if value is not None and not value > least:
-                raise EmbeddingGemmaError(f"expected {name} over {least}, got {value}")
-        for name in ("spread", "lora_rank", "mine", "seed"):
-            if getattr(self, name) < 0:
-                raise EmbeddingGemmaError(f"expected {name} of 0 or more, got {getattr(self, name)}")
-        for name in ("warmup", "quantize_after"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise EmbeddingGemmaError(f"expected {name} from 0 to 1, got {getattr(self, name)}")
+        for name, (least, most) in WHOLE.items():
+            self._check(name, given.whole, least, most)
+        for name, highest in POSITIVE.items():
+            self._check(name, partial(given.number, over=True), 0, highest)
+        for name, highest in SHARES.items():
+            self._check(name, given.number, 0, highest)
+        for name in ("matryoshka", "train_table", "checkpoint_layers"):
+            self._check(name, given.flag)
+        for name in ("task", "hardness", "quantize", *(() if callable(self.loss) else ("loss",))):
+            self._check(name, given.text)
         known = {"task": (*TASKS,), "hardness": get_args(Hardness)}
         for name, values in known.items():
             value = getattr(self, name)
             if value is not None and value not in values:
-                raise EmbeddingGemmaError(f"expected {name} {', '.join(values)}, got {value!r}")
+                raise EmbeddingGemmaError(f"expected {name} {', '.join(values)}, got {shown(value)}")
         for recipe in self.recipes:
             if recipe not in RECIPES:
                 raise EmbeddingGemmaError(
-                    f"expected quantize {', '.join(RECIPES)}, or several of them, got {recipe!r}"
+                    f"expected quantize {', '.join(RECIPES)}, or several of them, got {shown(recipe)}"
                 )
+
+    def _check(self, name: str, check: Callable[..., Any], *limits: float) -> None:
+        """Keeps what `check` makes of a setting: of numpy's numbers Python's, which JSON can hold."""
+        value = getattr(self, name)
+        if value is not None or self.__dataclass_fields__[name].default is not None:
+            object.__setattr__(self, name, check(name, value, *limits))
 
     @property
     def recipes(self) -> list[str]:
@@ -180,11 +199,35 @@ def finetune(
     if unknown := settings.keys() - {f.name for f in fields(Settings)}:
         raise EmbeddingGemmaError(f"unknown settings: {', '.join(sorted(unknown))}")
     wanted = Settings(**settings)
-    folder = Path(output)
-    if folder.exists() and not force:
-        raise EmbeddingGemmaError(f"{folder} exists: choose another folder or replace it (--force)")
+    for name, on in {"resume": resume, "force": force, "progress": progress}.items():
+        given.flag(name, on)
+    given.path("model", model)
+    if not isinstance(train, Dataset):
+        given.path("train", train)
+    for name, path in {"eval": eval, "corpus": corpus}.items():
+        if path is not None:
+            given.path(name, path)
+    folder = given.path("output", output)
+    _check_output(folder, force)
     run = Run(model, train, folder, eval, corpus, wanted, resume, progress)
     return run.train()
+
+
+def _check_output(folder: Path, force: bool) -> None:
+    """Refuses, before hours of training, what could not be written or would be lost."""
+    if folder.name in ("", ".."):
+        raise EmbeddingGemmaError(f"output: expected a folder with a name, got {shown(str(folder))}")
+    try:
+        if folder.exists() and not force:
+            raise EmbeddingGemmaError(f"{folder} exists: choose another folder or replace it (--force)")
+        if folder.exists() and not folder.is_dir():
+            raise EmbeddingGemmaError(f"{folder} is a file; expected a folder")
+        if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").exists():
+            raise EmbeddingGemmaError(
+                f"{folder} is no checkpoint (no config.json): remove it yourself or choose another"
+            )
+    except OSError as error:
+        raise EmbeddingGemmaError(f"cannot write {folder}: {error.strerror}") from None
 
 
 class Run:
@@ -211,6 +254,7 @@ class Run:
                     f"expected a dataset of {', '.join(LOSSES_OF)} with a row or more, got "
                     f"{len(train.rows)} rows of {train.kind!r}"
                 )
+            _check_rows(train)
             self.data, digest = train, _digest(train)
         else:
             self.data = read(train, self.encoder.prompts, settings.task)
@@ -254,6 +298,8 @@ class Run:
         optimizer = optim.Adam(learning_rate=0.0, bias_correction=True)
         optimizer.init(model.trainable_parameters())
         done, log = self._last(model, optimizer)
+        if not done:
+            check_unit(self._tried(model, 0), "the model's vectors, before any training,")
         start = time.monotonic()
         with tqdm(
             total=self.steps,
@@ -392,24 +438,31 @@ class Run:
         if not saved:
             (self.folder / "log.jsonl").unlink(missing_ok=True)
             return 0, []
-        parameters, optimizer.state = state.load(saved[-1])
+        parameters, moments = state.load(saved[-1])
+        state.check_alike(saved[-1], parameters, model.trainable_parameters())
+        state.check_alike(saved[-1], moments, optimizer.state)
         model.update(parameters)
+        optimizer.state = moments
         done = state.step_of(saved[-1])
         path = self.folder / "log.jsonl"
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         log = [entry for entry in map(_entry, lines) if entry and entry["step"] <= done]
-        path.write_text("".join(json.dumps(entry) + "\n" for entry in log), encoding="utf-8")
+        lines = [strict_json.dumps(entry) + "\n" for entry in log]
+        path.write_text("".join(lines), encoding="utf-8")
         return done, log
 
     def _save(self, step: int, model: Model, optimizer: optim.Adam) -> None:
         """A checkpoint, unless the last update broke the network: no loss has seen it yet."""
-        texts = batch_at(self.data, self.batch_size, self.settings.seed, step - 1).texts[:TRIED]
-        vectors = embed(model, self._tokenize(texts))
-        if not mx.all(mx.abs(vectors.square().sum(axis=-1) - 1) < 0.5).item():  # NaN is not below
+        if len(not_unit(self._tried(model, step - 1))):
             raise EmbeddingGemmaError(self._diverged("vectors", step))
         path = state.save(self.folder, step, model.trainable_parameters(), optimizer.state)
         for old in set(state.checkpoints(self.folder)) - {*self._averaged(), path}:
             state.remove(old)
+
+    def _tried(self, model: Model, step: int) -> np.ndarray:
+        """Vectors of some texts of a step's batch."""
+        texts = batch_at(self.data, self.batch_size, self.settings.seed, step).texts[:TRIED]
+        return np.array(embed(model, self._tokenize(texts)))
 
     def _averaged(self) -> list[Path]:
         """The checkpoints whose mean is the result; one written by an interruption is none of them."""
@@ -421,9 +474,10 @@ class Run:
         return regular[-self.settings.average :]
 
     def _log(self, log: list[dict[str, float]], entry: dict[str, float]) -> None:
+        line = strict_json.dumps(entry)
         log.append(entry)
         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+            file.write(line + "\n")
 
     def _write(self, model: Model, log: list[dict[str, float]]) -> None:
         """The mean of the last checkpoints, as the output; then the run's folder goes."""
@@ -440,7 +494,9 @@ class Run:
             text = card(self.record, log)
             export(self.encoder._checkpoint, total, partial, self.encoder._settings, text)
             record = {"settings": self.record, "version": __version__, "log": log}
-            (partial / "finetune.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+            (partial / "finetune.json").write_text(
+                strict_json.dumps(record, indent=1), encoding="utf-8"
+            )
             (partial / "finetune.svg").write_text(plot(log), encoding="utf-8")
         state.remove(self.folder)
 
@@ -473,10 +529,23 @@ def card(record: dict[str, Any], log: Sequence[dict[str, float]]) -> str:
 def _entry(line: str) -> dict[str, float] | None:
     """A line of the log, None for one that was cut short."""
     try:
-        parsed: dict[str, float] = json.loads(line)
-        return parsed
+        parsed = strict_json.loads(line)
     except ValueError:
         return None
+    return parsed if isinstance(parsed, dict) and isinstance(parsed.get("step"), int) else None
+
+
+def _check_rows(data: Dataset) -> None:
+    """What `read` promises of a file's rows, of those that the caller made."""
+    for i, row in enumerate(data.rows):
+        if not row.texts or not all(isinstance(text, str) for text in row.texts):
+            raise TypeError(f"row {i}: expected texts of strings, got {shown(row.texts)}")
+        if row.score is not None:
+            given.number(f"row {i}'s score", row.score, -1e30, 1e30)
+        if row.vector is not None:
+            vector = np.asarray(row.vector, np.float32)
+            if not np.isfinite(vector).all() or not vector.any(axis=-1).all():
+                raise EmbeddingGemmaError(f"row {i}: expected finite vectors with a direction")
 
 
 def _digest(data: Dataset) -> str:
