@@ -90,7 +90,15 @@ def _dim_argument(parser: argparse.ArgumentParser) -> None:
 
 def _embed_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts to embed")
-    parser.add_argument("--input", metavar="FILE", help="a text a line; '-' is standard input")
+    parser.add_argument(
+        "--input",
+        metavar="FILE",
+        help="a text a line, or a table: .csv, .tsv, .jsonl, .json, .parquet, also with .gz; '-' is "
+        "standard input, a text a line",
+    )
+    parser.add_argument(
+        "--column", metavar="NAME", help="of the table; may be left out where only one holds text"
+    )
     _model_argument(parser)
     parser.add_argument("--prompt", metavar="NAME", help="prompt by name, such as query or document")
     _dim_argument(parser)
@@ -108,6 +116,7 @@ def _embed(args: argparse.Namespace) -> int:
     embed(
         args.texts,
         input=args.input,
+        column=args.column,
         output=args.output,
         model=args.model,
         prompt_name=args.prompt,

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from mlx_embeddinggemma.encoder import CHUNK, EmbeddingGemma
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
 from mlx_embeddinggemma.rows import READERS, Row, kind_of, quoted, read_rows
+from mlx_embeddinggemma.streams import ESCAPE
 from mlx_embeddinggemma.text_files import lines_of, open_lines, shown
 
 LOOKED_AT = 100  # rows of a table that tell which columns hold text
@@ -121,8 +122,10 @@ def _chosen(rows: Sequence[Row], path: str, column: str | None) -> str:
         return column
     texts = [name for name in values if len(values) == 1 or any(map(_is_text, values[name]))]
     if len(texts) != 1:
-        which = f"several columns of text: {', '.join(map(shown, texts))}" if texts else (
-            f"no column of text: {found}"
+        which = (
+            f"several columns of text: {', '.join(map(shown, texts))}"
+            if texts
+            else (f"no column of text: {found}")
         )
         raise EmbeddingGemmaError(f"{path} has {which:.500}; choose with --column NAME")
     warnings.warn(f"{path}: the texts are those of the column {shown(texts[0])}", stacklevel=2)
@@ -147,7 +150,7 @@ def _new_file(output: str) -> Iterator[BinaryIO]:
     if path.exists() and not (stat.S_ISREG(path.stat().st_mode) and os.access(path, os.W_OK)):
         what = "a folder" if path.is_dir() else "no file that may be replaced"
         raise EmbeddingGemmaError(f"cannot write {shown(output)}: it is {what}")
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial = path.with_name(f".{path.name[:50]}.partial-{os.getpid()}")
     try:
         file = partial.open("w+b")
     except OSError as error:
@@ -186,7 +189,7 @@ class JsonlWriter:
         for text, vector in zip(texts, vectors, strict=True):
             embedding = [float(f"{x:.9g}") for x in vector]
             line = json.dumps({"text": text, "embedding": embedding}, ensure_ascii=False)
-            self._file.write(line.encode("utf-8", "json escape") + b"\n")
+            self._file.write(line.encode("utf-8", ESCAPE) + b"\n")
 
 
 class NpyWriter(JsonlWriter):

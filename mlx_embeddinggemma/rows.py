@@ -29,7 +29,19 @@ Row = tuple[str, Columns | EmbeddingGemmaError]
 DELIMITERS = ",;\t|"
 # CSV has no null. These are what `pandas.read_csv` takes for one, and `to_csv` or a script wrote for it.
 MISSING = {
-    *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>"),
+    *(
+        "",
+        "#N/A",
+        "#N/A N/A",
+        "#NA",
+        "-1.#IND",
+        "-1.#QNAN",
+        "-NaN",
+        "-nan",
+        "1.#IND",
+        "1.#QNAN",
+        "<NA>",
+    ),
     *("N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
 }
 LONGEST_FIELD = 2**31 - 1  # characters: the largest that the csv module takes everywhere
@@ -106,21 +118,17 @@ def _records(lines: Iterator[str], delimiter: str, above: int = 0) -> Iterator[R
             yield where, EmbeddingGemmaError(f"not CSV: {fault}")
             return
         if not header:
-            header = _header(record, where)
+            header = [name.strip() for name in record]
+            twice = [name for name, count in Counter(header).items() if name and count > 1]
+            if twice:
+                yield where, EmbeddingGemmaError(f"two columns are called {quoted(twice[0])}")
+                return
         elif len(record) > len(header):
             yield where, EmbeddingGemmaError(f"expected {len(header)} columns, as in the header")
         elif record:
             record += [""] * (len(header) - len(record))
             values = (None if value in MISSING else value for value in record)
             yield where, {name: value for name, value in zip(header, values, strict=True) if name}
-
-
-def _header(record: list[str], where: str) -> list[str]:
-    names = [name.strip() for name in record]
-    twice = [name for name, count in Counter(names).items() if name and count > 1]
-    if twice:
-        raise EmbeddingGemmaError(f"{where}: two columns are called {quoted(twice[0])}")
-    return names
 
 
 @contextmanager
@@ -185,7 +193,9 @@ def _object(value: Any) -> Columns | EmbeddingGemmaError:
 
 def _not_json(error: ValueError | RecursionError) -> EmbeddingGemmaError:
     deep = isinstance(error, RecursionError)
-    return EmbeddingGemmaError(f"not JSON: {'nested too deeply' if deep else getattr(error, 'msg', error)}")
+    return EmbeddingGemmaError(
+        f"not JSON: {'nested too deeply' if deep else getattr(error, 'msg', error)}"
+    )
 
 
 def _parquet(path: str | Path) -> Iterator[Row]:
@@ -208,7 +218,9 @@ def _parquet(path: str | Path) -> Iterator[Row]:
                     yield f"row {number}", row
         except (pyarrow.ArrowException, OSError) as error:
             reason = str(error).splitlines()[0]
-            raise EmbeddingGemmaError(f"{shown(path)} is not parquet, or is damaged: {reason:.200}") from None
+            raise EmbeddingGemmaError(
+                f"{shown(path)} is not parquet, or is damaged: {reason:.200}"
+            ) from None
 
 
 READERS: dict[str, Callable[[str | Path], Iterator[Row]]] = {

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+ESCAPE = "json escape"  # for `errors=`: what an encoding lacks as JSON's \\uXXXX
+
 
 @contextmanager
 def lasting() -> Iterator[None]:
@@ -22,7 +24,7 @@ def lasting() -> Iterator[None]:
     sys.stdout = sys.stdout or _closed(os.O_RDONLY, "w")
     sys.stderr = _Patient(sys.stderr.buffer if sys.stderr else open(os.devnull, "wb"), sys.stderr)  # noqa: SIM115
     errors = getattr(sys.stdout, "errors", "strict")
-    _reconfigure(sys.stdout, "json escape")
+    _reconfigure(sys.stdout, ESCAPE)
     try:
         yield
     finally:
@@ -85,4 +87,4 @@ def _escaped(error: UnicodeError) -> tuple[str, int]:
     return "".join(f"\\u{units[i : i + 2].hex()}" for i in range(0, len(units), 2)), error.end
 
 
-codecs.register_error("json escape", _escaped)
+codecs.register_error(ESCAPE, _escaped)

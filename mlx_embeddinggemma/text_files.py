@@ -31,6 +31,7 @@ MARKS = {  # UTF-32's little-endian mark begins with UTF-16's
 KNOWN_BINARY = {
     b"%PDF-": "a PDF: save its text",
     b"PK\x03\x04": "a zip archive or an Office document: save its text, or a table as CSV",
+    b"PAR1": "parquet: name it .parquet",
     b"\xd0\xcf\x11\xe0": "an old Office document: save its text, or a table as CSV",
 }
 # What people's files are in; a detector that may answer anything finds Chinese in German.
@@ -69,8 +70,8 @@ def read_text(path: str | Path) -> str:
     _no_nul(text, name)
     text, damaged = KEPT.subn("\ufffd", text)
     if damaged:
-        what = "byte that is" if damaged == 1 else "bytes that are"
-        warnings.warn(f"{name}: {damaged:,} {what} not {encoding} replaced", stacklevel=2)
+        what = "1 byte that is" if damaged == 1 else f"{damaged:,} bytes that are"
+        warnings.warn(f"{name}: {what} not {encoding.upper()}, read as U+FFFD", stacklevel=2)
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -98,7 +99,11 @@ def open_lines(path: str | Path, *, newline: str | None = None) -> Iterator[Iter
 
 @contextmanager
 def lines_of(
-    file: BinaryIO, encoding: str | None = None, name: str = "standard input", *, newline: str | None = None
+    file: BinaryIO,
+    encoding: str | None = None,
+    name: str = "standard input",
+    *,
+    newline: str | None = None,
 ) -> Iterator[Iterator[str]]:
     """The lines of a stream; without an encoding in UTF-8 or what its byte order mark says."""
     encoding = encoding or _marked(file)

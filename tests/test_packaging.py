@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 # config <- model <- checkpoint <- encoder <- {convert, bench, commands} <- cli
 RANK = {
     "errors": 0, "folders": 1, "blas": 1, "precision": 1, "config": 1, "hub": 1,
-    "exponential": 1, "runtime": 2, "tensors": 2, "layout": 2,
+    "exponential": 1, "streams": 1, "text_files": 1, "rows": 2, "runtime": 2, "tensors": 2, "layout": 2,
     "attention": 3, "batching": 3, "packed": 3, "activation": 3, "tokenizer": 3, "linear": 4,
     "table": 4, "expansion": 5, "model": 5, "checkpoint": 6, "loading": 7, "prompts": 7, "encoder": 8,
     "embed": 9, "search": 9, "verify": 9, "convert": 9, "bench": 9, "finetune": 9,

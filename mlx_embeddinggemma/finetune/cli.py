@@ -35,7 +35,9 @@ SETTINGS = (  # the fields of `Settings` that are flags of their own name, but f
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags; each is a keyword of `finetune`."""
     parser.add_argument("--model", required=True, metavar="M", help="'demo', a folder or a hub id")
-    parser.add_argument("--train", required=True, metavar="FILE", help="rows: .jsonl or .csv")
+    parser.add_argument(
+        "--train", required=True, metavar="FILE", help="rows: .jsonl, .json, .csv, .tsv or .parquet"
+    )
     parser.add_argument("--output", required=True, metavar="FOLDER", help="the folder to write")
     parser.add_argument("--eval", metavar="FILE", help="held-out rows")
     parser.add_argument("--corpus", metavar="FILE", help="passages to mine hard negatives from")
