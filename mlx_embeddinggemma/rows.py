@@ -27,23 +27,11 @@ Columns = dict[str, Any]
 Row = tuple[str, Columns | EmbeddingGemmaError]
 
 DELIMITERS = ",;\t|"
-# CSV has no null. These are what `pandas.read_csv` takes for one, and `to_csv` or a script wrote for it.
+# CSV has no null: these are what `pandas.read_csv` takes for one, as something wrote them for one.
 MISSING = {
-    *(
-        "",
-        "#N/A",
-        "#N/A N/A",
-        "#NA",
-        "-1.#IND",
-        "-1.#QNAN",
-        "-NaN",
-        "-nan",
-        "1.#IND",
-        "1.#QNAN",
-        "<NA>",
-    ),
-    *("N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
-}
+    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>",
+    "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null",
+}  # fmt: skip
 LONGEST_FIELD = 2**31 - 1  # characters: the largest that the csv module takes everywhere
 BATCH = 1024  # rows of a parquet file in memory
 SPACE = re.compile(r"\s*")
@@ -55,7 +43,7 @@ _short.maxlevel = 2
 
 
 def kind_of(path: str | Path) -> str | None:
-    """The suffix that says what table a file is: ".csv" of x.CSV.gz; None where it says of none."""
+    """What table a file is by its name: ".csv" for x.CSV.gz; None for no table."""
     suffixes = [suffix.lower() for suffix in Path(path).suffixes]
     suffixes = suffixes[:-1] if suffixes[-1:] == [".gz"] else suffixes
     return suffixes[-1] if suffixes and suffixes[-1] in READERS else None
@@ -211,11 +199,11 @@ def _parquet(path: str | Path) -> Iterator[Row]:
         if isinstance(packed, gzip.GzipFile):  # its end comes first, and gzip cannot go there
             shutil.copyfileobj(packed, whole)
             file = whole
-        number = 0
         try:
-            for batch in pyarrow.parquet.ParquetFile(file).iter_batches(BATCH):
-                for number, row in enumerate(batch.to_pylist(), number + 1):
-                    yield f"row {number}", row
+            batches = pyarrow.parquet.ParquetFile(file).iter_batches(BATCH)
+            rows = chain.from_iterable(batch.to_pylist() for batch in batches)
+            for number, row in enumerate(rows, 1):
+                yield f"row {number}", row
         except (pyarrow.ArrowException, OSError) as error:
             reason = str(error).splitlines()[0]
             raise EmbeddingGemmaError(

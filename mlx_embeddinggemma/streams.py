@@ -1,4 +1,4 @@
-"""Standard streams that end no command: of any encoding, closed, full, or with nobody at the other end."""
+"""Standard streams that end no command: of any encoding, closed, full, or with nobody at the end."""
 
 import codecs
 import io

@@ -55,7 +55,7 @@ def shown(text: object) -> str:
 
 
 def read_text(path: str | Path) -> str:
-    """A whole file, its line ends as "\\n". Damaged bytes become U+FFFD, with a warning.
+    r"""A whole file, its line ends as "\n". Damaged bytes become U+FFFD, with a warning.
 
     Raises:
         EmbeddingGemmaError: it is not text.
@@ -77,13 +77,13 @@ def read_text(path: str | Path) -> str:
 
 @contextmanager
 def open_lines(path: str | Path, *, newline: str | None = None) -> Iterator[Iterator[str]]:
-    """A file's lines, each with its end, one after the other: the file may be larger than memory.
+    r"""A file's lines, each with its end, one after the other: the file may be larger than memory.
 
-    Only "\\n", "\\r\\n" and "\\r" end a line, as in editors and grep.
+    Only "\n", "\r\n" and "\r" end a line, as in editors and grep.
 
     Args:
         path: the file.
-        newline: None makes every end a "\\n"; "" leaves them as they are.
+        newline: None makes every end a "\n"; "" leaves them as they are.
 
     Raises:
         EmbeddingGemmaError: it is not text; names the line where one is at fault.

@@ -29,10 +29,10 @@ from mlx_embeddinggemma.rows import Row as TableRow
 from mlx_embeddinggemma.rows import quoted, read_rows
 from mlx_embeddinggemma.text_files import shown
 
-# Each kind's columns, and what others call them: sentence-transformers' data sets (anchor and positive,
-# query or question and answer, sentence1 and sentence2; its collators take label, labels, score or scores
-# for one thing, its `fit` writes sentence_0 and sentence_1), FlagEmbedding (query, pos, neg), SQuAD
-# (question, context), MS MARCO (query, passage), GLUE's SST-2 (sentence, label).
+# Each kind's columns, and what others call them: the data sets of sentence-transformers (anchor and
+# positive, query or question and answer, sentence1 and sentence2; to its collators label, labels, score
+# and scores are one thing, and its `fit` writes sentence_0 and sentence_1), FlagEmbedding (query, pos,
+# neg), SQuAD (question, context), MS MARCO (query, passage), GLUE's SST-2 (sentence, label).
 TEXT = ("text", "sentence")
 KINDS: dict[str, dict[str, tuple[str, ...]]] = {
     "pairs": {
@@ -117,7 +117,10 @@ def read(path: str | Path, prompts: Mapping[str, str], task: str | None = None) 
     kind = None
     for where, raw in _read(path):
         if kind is None and isinstance(raw, dict):
-            kind = _kind(raw, f"{name}, {where}")
+            try:
+                kind = _kind(raw)
+            except EmbeddingGemmaError as error:  # of the whole file: every row would say it again
+                raise EmbeddingGemmaError(f"{name}, {where}: {error}") from None
         try:
             if isinstance(raw, EmbeddingGemmaError):
                 raise raw
@@ -150,23 +153,19 @@ def _read(path: str | Path) -> Iterator[TableRow]:
         raise EmbeddingGemmaError(f"cannot read {shown(path)}: {error.strerror}") from None
 
 
-def _kind(columns: Collection[str], where: str) -> str:
+def _kind(columns: Collection[str]) -> str:
     """What the columns of the first row tell; those without a value count."""
-    try:
-        for kind, roles in KINDS.items():
-            if all(any(name in columns for name in names) for names in roles.values()):
-                _names(columns, kind)
-                if other := _other(columns, kind):
-                    raise EmbeddingGemmaError(
-                        f"the columns {', '.join(roles)} tell of {kind}, the column {other[0]} of something "
-                        "else: remove it, or rename it"
-                    )
-                return kind
-    except EmbeddingGemmaError as error:
-        raise EmbeddingGemmaError(f"{where}: {error}") from None
+    for kind, roles in KINDS.items():
+        if all(any(name in columns for name in names) for names in roles.values()):
+            _names(columns, kind)
+            if other := _other(columns, kind):
+                raise EmbeddingGemmaError(
+                    f"{', '.join(roles)} and {other[0]} are columns of different kinds: remove one side"
+                )
+            return kind
     known = "; or ".join(", ".join(map(_with_aliases, roles.values())) for roles in KINDS.values())
     found = ", ".join(map(shown, columns)) or "none"
-    raise EmbeddingGemmaError(f"{where}: expected the columns {known}; got {found:.300}")
+    raise EmbeddingGemmaError(f"expected the columns {known}; got {found:.300}")
 
 
 def _with_aliases(names: tuple[str, ...]) -> str:
@@ -241,10 +240,12 @@ def _text(raw: Mapping[str, Any], column: str) -> str:
 
 
 def _texts(raw: Mapping[str, Any], column: str) -> list[str]:
+    """One text or a list. What CSV made of a list is neither."""
     value = raw[column]
-    if not isinstance(value, list):
+    a_list = column == "negatives" or str(value).startswith(("['", '["'))
+    if isinstance(value, str) and not a_list:
         return [_text(raw, column)]
-    if not all(isinstance(text, str) and text.strip() for text in value):
+    if not isinstance(value, list) or not all(isinstance(text, str) and text.strip() for text in value):
         raise EmbeddingGemmaError(f"expected {column} to be a list of texts, got {quoted(value)}")
     return value
 

@@ -66,7 +66,7 @@ def mine(
 
 
 def read_corpus(path: str | Path, prompt: str) -> list[str]:
-    """Passages, prompted: a text a line, or of a table (see `rows`) its columns `text` and, if any, `title`.
+    """Passages, prompted: a text a line, or a table's columns `text` and, if there, `title`.
 
     Raises:
         EmbeddingGemmaError: it cannot be read, has no passages, or a row without a text.
