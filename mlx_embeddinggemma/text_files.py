@@ -177,7 +177,8 @@ def _without_mark(start: bytes) -> str | None:
     """UTF-16 as some programs write it: every second byte of Western text is a zero."""
     for low, high, encoding in ((0, 1, "utf-16-le"), (1, 0, "utf-16-be")):
         letters, zeros = start[low::2], start[high::2]
-        if zeros.count(0) * 2 > len(zeros) and not CONTROLS.search(letters):
+        even = len(letters) == len(zeros)
+        if even and zeros.count(0) * 2 > len(zeros) and not CONTROLS.search(letters):
             return encoding
     return None
 
