@@ -90,7 +90,8 @@ def print_hits(hits: Sequence[Hit], *, as_json: bool) -> None:
     """Writes hits to standard output, for a person or as a JSON list."""
     if as_json:
         rows = [{"score": round(hit.score, 6), **asdict(hit.passage)} for hit in hits]
-        print(json.dumps(rows, ensure_ascii=False, indent=2))
+        unicode = sys.stdout.encoding.lower() == "utf-8"  # JSON in another encoding is none
+        print(json.dumps(rows, ensure_ascii=not unicode, indent=2))
         return
     bold, dim, end = ("\033[1m", "\033[2m", "\033[0m") if sys.stdout.isatty() else ("", "", "")
     for hit in hits:
@@ -177,7 +178,7 @@ def _paragraphs(lines: Sequence[str]) -> Iterator[tuple[int, str, bool]]:
     in_code = False
     for number, line in enumerate([*lines, ""], 1):
         in_code ^= bool(re.match(r"\s*(```|~~~)", line))
-        is_heading = not in_code and bool(re.match(r"#{1,6}\s", line))
+        is_heading = not in_code and bool(re.match(r"#{1,6}(\s|$)", line))
         if paragraph and (not line.strip() or is_heading):
             yield start, "\n".join(paragraph), False
             paragraph = []

@@ -71,7 +71,7 @@ def read_text(path: str | Path) -> str:
     text, damaged = KEPT.subn("\ufffd", text)
     if damaged:
         what = "1 byte that is" if damaged == 1 else f"{damaged:,} bytes that are"
-        warnings.warn(f"{name}: {what} not {encoding.upper()}, read as U+FFFD", stacklevel=2)
+        warnings.warn(f"{name}: {what} not {_called(encoding)}, read as U+FFFD", stacklevel=2)
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -222,10 +222,14 @@ def _checked(lines: io.TextIOWrapper, name: str) -> Iterator[str]:
         _no_nul(line, f"{name}, line {number},")
         if not line.isascii() and (wrong := KEPT.search(line)):
             raise EmbeddingGemmaError(
-                f"{name}, line {number}: expected {lines.encoding.upper()} text, got the byte "
+                f"{name}, line {number}: expected {_called(lines.encoding)} text, got the byte "
                 f"0x{ord(wrong[0]) - 0xDC00:02x}"
             )
         yield line
+
+
+def _called(encoding: str) -> str:
+    return encoding.upper().removesuffix("-SIG")
 
 
 def _no_nul(text: str, where: str) -> None:

@@ -66,7 +66,7 @@ def test_json_lines_of_vectors_are_utf8_everywhere(folder):
     [
         ("embed a --model demo >&-", 1, "Bad file descriptor"),
         ("embed a --model demo >/dev/full", 1, "No space left on device"),
-        ("search x . --model demo --json >/dev/full 2>&1 | cat >&2", 0, "No space left on device"),
+        ("search x . --model demo --json >/dev/full", 1, "No space left on device"),
         ("--help >/dev/full", 1, "No space left on device"),
         ("embed --input - --model demo <&-", 1, "Bad file descriptor"),
         ("embed a --model demo | true; exit ${PIPESTATUS[0]}", 0, ""),

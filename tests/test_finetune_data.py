@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
-
 from mlx_embeddinggemma.convert.tuning import read_texts
+
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
 from mlx_embeddinggemma.finetune.batches import batch_at, make_batch, steps_per_epoch
 from mlx_embeddinggemma.finetune.data import read
@@ -361,21 +361,25 @@ def test_a_column_that_is_empty_in_the_first_row_counts(tmp_path):
         table(tmp_path / "a.csv", "text,label\na,\nb,x\n")
 
 
-def test_what_is_no_table_is_told(tmp_path):
-    for name, message in (
-        ("a.txt", "expected a .csv, .*, got"),
-        ("none.csv", "cannot read .*No such file"),
-    ):
-        with pytest.raises(EmbeddingGemmaError, match=message):
-            (tmp_path / "a.txt").write_text("a")
-            read(tmp_path / name, PROMPTS)
-    with pytest.raises(EmbeddingGemmaError, match="a.csv is binary"):
-        (tmp_path / "a.csv").write_bytes(b"a\0")
-        read(tmp_path / "a.csv", PROMPTS)
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("a.txt", "expected a .csv, .*, got .*a.txt"),
+        ("none.csv", "cannot read .*: No such file"),
+        ("binary.csv", "binary.csv is binary"),
+        ("folder.csv", "cannot read .*: Is a directory"),
+    ],
+)
+def test_what_is_no_table_is_told(tmp_path, name, message):
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "binary.csv").write_bytes(b"\0\1\2")
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(EmbeddingGemmaError, match=message):
+        read(tmp_path / name, PROMPTS)
 
 
 def test_a_corpus_is_lines_or_a_table_with_titles(tmp_path):
-    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\r\n\r\ntwo\x0b\x85three\n")
+    (tmp_path / "a.txt").write_bytes("\ufeffone\r\n\r\ntwo\x0b\x85three\n".encode())
     assert read_corpus(tmp_path / "a.txt", "> ") == ["> one", "> two\x0b\x85three"]
     (tmp_path / "a.tsv").write_text("_id\ttitle\ttext\n1\tT\tone\n2\t\ttwo\n")
     assert read_corpus(tmp_path / "a.tsv", DOCUMENT) == ["title: T | text: one", DOCUMENT + "two"]
