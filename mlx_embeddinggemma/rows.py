@@ -112,8 +112,9 @@ def _records(lines: Iterator[str], delimiter: str, above: int = 0) -> Iterator[R
                 yield where, EmbeddingGemmaError(f"two columns are called {quoted(twice[0])}")
                 return
         elif len(record) > len(header):
-            yield where, EmbeddingGemmaError(f"expected {len(header)} columns, as in the header")
-        elif record:
+            expected = f"expected {len(header)} columns, as in the header, got {len(record)}"
+            yield where, EmbeddingGemmaError(expected)
+        elif "".join(record).strip(" \t") or len(record) > 1 or record == [""]:  # no blank line
             record += [""] * (len(header) - len(record))
             values = (None if value in MISSING else value for value in record)
             yield where, {name: value for name, value in zip(header, values, strict=True) if name}
