@@ -114,10 +114,15 @@ def _records(lines: Iterator[str], delimiter: str, above: int = 0) -> Iterator[R
         elif len(record) > len(header):
             expected = f"expected {len(header)} columns, as in the header, got {len(record)}"
             yield where, EmbeddingGemmaError(expected)
-        elif "".join(record).strip(" \t") or len(record) > 1 or record == [""]:  # no blank line
+        elif not _is_blank(record):
             record += [""] * (len(header) - len(record))
             values = (None if value in MISSING else value for value in record)
             yield where, {name: value for name, value in zip(header, values, strict=True) if name}
+
+
+def _is_blank(record: list[str]) -> bool:
+    """Of a line of nothing or of blanks, which pandas skips too; an empty field in quotes is a row."""
+    return record == [] or (len(record) == 1 and record != [""] and not record[0].strip(" \t"))
 
 
 @contextmanager
