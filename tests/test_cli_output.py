@@ -20,6 +20,7 @@ def folder(tmp_path_factory) -> Path:
         f"# {TEXT}\n\n{TEXT} \x1b[2J end", encoding="utf-8"
     )
     (folder / "binary.txt").write_bytes(b"\0")
+    (folder / "a.csv").write_text("text\na\n")
     return folder
 
 
@@ -86,7 +87,8 @@ def test_a_stream_that_takes_nothing_costs_one_line_at_most(folder, command, sta
 
 @pytest.mark.parametrize("streams", [">&- 2>&-", "<&- >&- 2>&-", "2>/dev/full", "2> >(true)"])
 def test_a_file_is_written_whatever_the_streams(folder, tmp_path, streams):
-    done = shell(f"{COMMAND} embed a --model demo --output {tmp_path}/v.npy {streams}", folder)
+    command = f"{COMMAND} embed --input a.csv --model demo --output {tmp_path}/v.npy {streams}"
+    done = shell(command, folder)  # says on standard error which column it reads
     assert done.returncode == 0 and np.load(tmp_path / "v.npy").shape == (1, 768)
     assert [path.name for path in tmp_path.iterdir()] == ["v.npy"]
 
