@@ -122,11 +122,9 @@ def _chosen(rows: Sequence[Row], path: str, column: str | None) -> str:
         return column
     texts = [name for name in values if len(values) == 1 or any(map(_is_text, values[name]))]
     if len(texts) != 1:
-        which = (
-            f"several columns of text: {', '.join(map(shown, texts))}"
-            if texts
-            else (f"no column of text: {found}")
-        )
+        which = f"no column of text: {found}"
+        if texts:
+            which = f"several columns of text: {', '.join(map(shown, texts))}"
         raise EmbeddingGemmaError(f"{path} has {which:.500}; choose with --column NAME")
     warnings.warn(f"{path}: the texts are those of the column {shown(texts[0])}", stacklevel=2)
     return texts[0]

@@ -211,7 +211,7 @@ def _parquet(path: str | Path) -> Iterator[Row]:
             for number, row in enumerate(rows, 1):
                 yield f"row {number}", row
         except (pyarrow.ArrowException, OSError) as error:
-            reason = str(error).splitlines()[0]
+            reason = str(error).partition("\n")[0]
             raise EmbeddingGemmaError(
                 f"{shown(path)} is not parquet, or is damaged: {reason:.200}"
             ) from None

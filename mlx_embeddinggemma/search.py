@@ -90,7 +90,7 @@ def print_hits(hits: Sequence[Hit], *, as_json: bool) -> None:
     """Writes hits to standard output, for a person or as a JSON list."""
     if as_json:
         rows = [{"score": round(hit.score, 6), **asdict(hit.passage)} for hit in hits]
-        unicode = sys.stdout.encoding.lower() == "utf-8"  # JSON in another encoding is none
+        unicode = (sys.stdout.encoding or "").lower() == "utf-8"  # JSON in another encoding is none
         print(json.dumps(rows, ensure_ascii=not unicode, indent=2))
         return
     bold, dim, end = ("\033[1m", "\033[2m", "\033[0m") if sys.stdout.isatty() else ("", "", "")
@@ -131,7 +131,10 @@ def _read(paths: Sequence[str | Path]) -> list[Passage]:
 
 def _files(paths: Iterable[str | Path]) -> Iterator[tuple[Path, bool]]:
     """What is named, and what is in folders, what cannot be read included; and whether it is named."""
-    for path in map(Path, map(os.path.expanduser, paths)):
+    for name in paths:
+        path = Path(os.path.expanduser(name))
+        if not str(name):  # "." to pathlib, and no more than an unset variable of a shell
+            raise EmbeddingGemmaError("expected a file or folder, got an empty name")
         if path.is_dir():
             yield from ((file, False) for file in sorted(_in_folder(path)))
         elif path.exists() or path.is_symlink():

@@ -164,5 +164,7 @@ def test_nothing_to_search_says_what_is_searched(tmp_path, monkeypatch):
     with pytest.raises(EmbeddingGemmaError, match=r"no text in .*; of folders .markdown, .md, "):
         search("x", [tmp_path], model="demo")
     monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(EmbeddingGemmaError, match="got an empty name"):
+        search("x", [""], model="demo")
     with pytest.raises(EmbeddingGemmaError, match="no file or folder .*/none"):
         search("x", ["~/none"], model="demo")
