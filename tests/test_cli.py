@@ -116,7 +116,7 @@ def test_embed_mistakes(tmp_path):
 
 def test_embed_of_a_file_that_is_not_text_names_the_line_and_leaves_nothing(tmp_path):
     source, target = tmp_path / "in.txt", tmp_path / "out.npy"
-    source.write_bytes("fünf Wörter\n".encode() + b"\xff\xfe\n")
+    source.write_bytes("fünf süße Wörter\n".encode() + b"\xff\xfe\n")
     message = failure("embed", "--input", source, "--model", "demo", "--output", target)
     assert "line 2: expected UTF-8 text, got the byte 0xff" in message
     assert [path.name for path in tmp_path.iterdir()] == ["in.txt"]
