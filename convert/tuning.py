@@ -11,6 +11,7 @@ from tqdm import tqdm
 from mlx_embeddinggemma import layout
 from mlx_embeddinggemma.checkpoint import some
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
+from mlx_embeddinggemma.text_files import open_lines
 
 from .budget import within_budget
 from .formats import DTYPES, pack
@@ -38,11 +39,10 @@ def read_texts(path: Path) -> list[str]:
         EmbeddingGemmaError: the file cannot be read, or holds too few.
     """
     try:
-        texts = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        with open_lines(path) as lines:
+            texts = [line.rstrip("\n") for line in lines if line.strip()]
     except OSError as error:
         raise EmbeddingGemmaError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise EmbeddingGemmaError(f"{path} is not UTF-8 text: {error}") from None
     if len(texts) < LEAST:
         raise EmbeddingGemmaError(
             f"{path} holds {len(texts)} texts (one a line); expected at least {LEAST}"

@@ -5,13 +5,12 @@ progress and warnings to stderr; exit status 0, 1 (it failed, one line says why)
 """
 
 import argparse
-import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mlx_embeddinggemma import __version__
+from mlx_embeddinggemma import __version__, streams
 from mlx_embeddinggemma.errors import EmbeddingGemmaError, missing_backend
 
 DEFAULT_MODEL = "google/embeddinggemma-300m"
@@ -19,27 +18,33 @@ DEFAULT_MODEL = "google/embeddinggemma-300m"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one subcommand and returns the exit status."""
-    args = build_parser().parse_args(argv)
+    with streams.lasting():
+        try:
+            return _run(argv)
+        except BrokenPipeError:  # the reader of a pipe went away: `... | head`
+            return 0
+        except (EmbeddingGemmaError, OSError) as error:
+            print(f"mlx-embeddinggemma: {error}", file=sys.stderr)
+            return 1
+        except ImportError as error:
+            if (remedy := missing_backend(error)) is None:
+                raise
+            print(f"mlx-embeddinggemma: {remedy}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print("mlx-embeddinggemma: interrupted", file=sys.stderr)
+            return 130
+
+
+def _run(argv: Sequence[str] | None) -> int:
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     try:
-        return int(args.run(args))
-    except EmbeddingGemmaError as error:
-        print(f"mlx-embeddinggemma: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        if isinstance(error, BrokenPipeError):  # the reader of a pipe went away: `... | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
-        print(f"mlx-embeddinggemma: {error}", file=sys.stderr)
-        return 1
-    except ImportError as error:
-        if (remedy := missing_backend(error)) is None:
-            raise
-        print(f"mlx-embeddinggemma: {remedy}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("mlx-embeddinggemma: interrupted", file=sys.stderr)
-        return 130
+        args = build_parser().parse_args(argv)
+        status = int(args.run(args))
+    except SystemExit as done:  # of argparse: help was printed, or the usage was wrong
+        status = int(done.code or 0)
+    sys.stdout.flush()  # here, where a full disk or a closed pipe can still be told
+    return status
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -85,7 +90,15 @@ def _dim_argument(parser: argparse.ArgumentParser) -> None:
 
 def _embed_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts to embed")
-    parser.add_argument("--input", metavar="FILE", help="a text a line; '-' is standard input")
+    parser.add_argument(
+        "--input",
+        metavar="FILE",
+        help="a text a line, or a table: .csv, .tsv, .jsonl, .json, .parquet, also with .gz; '-' is "
+        "standard input, a text a line",
+    )
+    parser.add_argument(
+        "--column", metavar="NAME", help="of the table; may be left out where only one holds text"
+    )
     _model_argument(parser)
     parser.add_argument("--prompt", metavar="NAME", help="prompt by name, such as query or document")
     _dim_argument(parser)
@@ -103,6 +116,7 @@ def _embed(args: argparse.Namespace) -> int:
     embed(
         args.texts,
         input=args.input,
+        column=args.column,
         output=args.output,
         model=args.model,
         prompt_name=args.prompt,

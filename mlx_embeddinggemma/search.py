@@ -1,10 +1,13 @@
 """The `search` command: passages of text files, ranked by meaning."""
 
 import json
+import os
 import re
+import stat
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import numpy as np
 
 from mlx_embeddinggemma.encoder import EmbeddingGemma
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
+from mlx_embeddinggemma.text_files import read_text, shown
 
 SUFFIXES = {".txt", ".md", ".markdown", ".rst", ".text"}
 PASSAGE = 800  # characters: some 200 tokens, which one vector still describes well
@@ -50,6 +54,9 @@ def search(
 ) -> list[Hit]:
     """The passages of text files that answer a query best, best first.
 
+    A file that cannot be read as text is skipped with a warning, also one that is named: a shell's
+    `*` names whatever is there. Every file is read once, however often and as what it is named.
+
     Args:
         query: what is looked for.
         paths: files, and folders whose text and Markdown files are read, subfolders included.
@@ -58,13 +65,18 @@ def search(
         top_k: how many.
 
     Raises:
-        EmbeddingGemmaError: a path is absent or not text, or there is nothing to search.
+        EmbeddingGemmaError: a path is absent, or there is nothing to search or to search for.
     """
+    if not query.strip():
+        raise EmbeddingGemmaError("expected a query, got an empty one")
     if top_k < 1:
         raise EmbeddingGemmaError(f"expected --top-k of at least 1, got {top_k}")
-    passages = [passage for file in _files(paths) for passage in _passages(file)]
+    passages = _read(paths)
     if not passages:
-        raise EmbeddingGemmaError(f"no text in {', '.join(map(str, paths))}")
+        known = ", ".join(sorted(SUFFIXES))
+        raise EmbeddingGemmaError(
+            f"no text in {', '.join(map(shown, paths)):.200}; of folders {known} files are read"
+        )
     encoder = EmbeddingGemma(model, truncate_dim=dim)
     documents = encoder.encode_document(
         [passage.text for passage in passages], [passage.title for passage in passages]
@@ -78,51 +90,84 @@ def print_hits(hits: Sequence[Hit], *, as_json: bool) -> None:
     """Writes hits to standard output, for a person or as a JSON list."""
     if as_json:
         rows = [{"score": round(hit.score, 6), **asdict(hit.passage)} for hit in hits]
-        print(json.dumps(rows, ensure_ascii=False, indent=2, allow_nan=False))
+        unicode = (sys.stdout.encoding or "").lower() == "utf-8"  # JSON in another encoding is none
+        print(json.dumps(rows, ensure_ascii=not unicode, indent=2, allow_nan=False))
         return
     bold, dim, end = ("\033[1m", "\033[2m", "\033[0m") if sys.stdout.isatty() else ("", "", "")
     for hit in hits:
-        place = f"{hit.passage.file}:{hit.passage.line}"
-        print(f"{bold}{hit.score:.3f}  {place}{end}  {dim}{hit.passage.title}{end}")
-        text = " ".join(hit.passage.text.split())
+        place = f"{shown(hit.passage.file)}:{hit.passage.line}"
+        print(f"{bold}{hit.score:.3f}  {place}{end}  {dim}{shown(hit.passage.title)}{end}")
+        text = shown(" ".join(hit.passage.text.split()))
         print(f"       {text if len(text) <= 200 else text[:197] + '...'}\n")
 
 
-def _files(paths: Sequence[str | Path]) -> Iterator[Path]:
-    for path in map(Path, paths):
+def _read(paths: Sequence[str | Path]) -> list[Passage]:
+    passages: list[Passage] = []
+    read = skipped = 0
+    seen: set[str | tuple[int, int]] = set()  # by its place, and where letters' case or a link hides it
+    for path, is_named in _files(paths):
+        place = os.path.realpath(path)
+        try:
+            if place in seen:
+                continue
+            found = os.stat(path)
+            if (found.st_dev, found.st_ino) in seen:
+                continue
+            if not is_named and not stat.S_ISREG(found.st_mode):  # a pipe would wait for ever
+                raise EmbeddingGemmaError(f"{shown(path)} is no file that can be read")
+            passages += _passages(path, read_text(path))
+            seen.add((found.st_dev, found.st_ino))
+            read += 1
+        except (OSError, EmbeddingGemmaError) as error:
+            reason = f"{shown(path)}: {error.strerror}" if isinstance(error, OSError) else str(error)
+            warnings.warn(f"skipped: {reason}", stacklevel=3)
+            skipped += 1
+        seen.add(place)
+    if skipped:
+        files = "file or folder was" if skipped == 1 else "files or folders were"
+        warnings.warn(f"{skipped:,} {files} skipped, {read:,} read", stacklevel=3)
+    return passages
+
+
+def _files(paths: Iterable[str | Path]) -> Iterator[tuple[Path, bool]]:
+    """What is named, and what is in folders, what cannot be read included; and whether it is named."""
+    for name in paths:
+        path = Path(os.path.expanduser(name))
+        if not str(name):  # "." to pathlib, and no more than an unset variable of a shell
+            raise EmbeddingGemmaError("expected a file or folder, got an empty name")
         if path.is_dir():
-            yield from sorted(
-                file
-                for file in path.rglob("*")
-                if file.suffix.lower() in SUFFIXES
-                and file.is_file()
-                # Not what version control, editors and environments keep for themselves.
-                and not any(part.startswith(".") for part in file.relative_to(path).parts)
-            )
-        elif path.exists():
-            yield path
+            yield from ((file, False) for file in sorted(_in_folder(path)))
+        elif path.exists() or path.is_symlink():
+            yield path, True
         else:
-            raise EmbeddingGemmaError(f"no file or folder {path}")
+            raise EmbeddingGemmaError(f"no file or folder {shown(path)}")
 
 
-def _passages(file: Path) -> Iterator[Passage]:
+def _in_folder(folder: Path) -> Iterator[Path]:
+    unread: list[str] = []
+    for parent, folders, files in os.walk(folder, onerror=lambda e: unread.append(e.filename)):
+        # Not what version control, editors and environments keep for themselves.
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
+                yield Path(parent, name)
+    yield from map(Path, unread)
+
+
+def _passages(path: Path, text: str) -> Iterator[Passage]:
     """Paragraphs, short neighbours joined up to `PASSAGE` characters, headings as titles."""
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise EmbeddingGemmaError(f"{file} is not UTF-8 text") from None
-    title, start, text = file.stem, 0, ""
-    for number, paragraph, is_heading in _paragraphs(lines):
-        if text and (is_heading or len(text) + len(paragraph) > PASSAGE):
-            yield Passage(str(file), start, title, text)
-            text = ""
+    title, start, passage = shown(path.stem).strip(), 0, ""
+    for number, paragraph, is_heading in _paragraphs(text.split("\n")):
+        if passage and (is_heading or len(passage) + len(paragraph) > PASSAGE):
+            yield Passage(str(path), start, title, passage)
+            passage = ""
         if is_heading:
             title = paragraph.strip("# \t") or title
         else:
-            start = start if text else number
-            text = f"{text}\n\n{paragraph}" if text else paragraph
-    if text:
-        yield Passage(str(file), start, title, text)
+            start = start if passage else number
+            passage = f"{passage}\n\n{paragraph}" if passage else paragraph
+    if passage:
+        yield Passage(str(path), start, title, passage)
 
 
 def _paragraphs(lines: Sequence[str]) -> Iterator[tuple[int, str, bool]]:
@@ -136,7 +181,7 @@ def _paragraphs(lines: Sequence[str]) -> Iterator[tuple[int, str, bool]]:
     in_code = False
     for number, line in enumerate([*lines, ""], 1):
         in_code ^= bool(re.match(r"\s*(```|~~~)", line))
-        is_heading = not in_code and bool(re.match(r"#{1,6}\s", line))
+        is_heading = not in_code and bool(re.match(r"#{1,6}(\s|$)", line))
         if paragraph and (not line.strip() or is_heading):
             yield start, "\n".join(paragraph), False
             paragraph = []

@@ -1,6 +1,5 @@
 """Hard negatives from a corpus, found by the model itself."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +8,9 @@ import numpy as np
 
 from mlx_embeddinggemma import EmbeddingGemma
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
+from mlx_embeddinggemma.prompts import with_title
+from mlx_embeddinggemma.rows import Columns, kind_of, quoted, read_rows
+from mlx_embeddinggemma.text_files import open_lines, shown
 
 from .data import Dataset
 
@@ -64,27 +66,33 @@ def mine(
 
 
 def read_corpus(path: str | Path, prompt: str) -> list[str]:
-    """Passages, prompted: a text a line, or (.jsonl) an object with `text` a line."""
-    passages = []
+    """Passages, prompted: a text a line, or a table's columns `text` and, if there, `title`.
+
+    Raises:
+        EmbeddingGemmaError: it cannot be read, has no passages, or a row without a text.
+    """
     try:
-        with Path(path).open(encoding="utf-8") as file:
-            for line, text in enumerate(file, 1):
-                if text.strip():
-                    passages.append(prompt + _passage(path, line, text))
-    except (OSError, UnicodeDecodeError) as error:
-        raise EmbeddingGemmaError(f"cannot read {path}: {error}") from None
+        if kind_of(path):
+            passages = [
+                _passage(row, f"{shown(path)}, {where}", prompt) for where, row in read_rows(path)
+            ]
+        else:
+            with open_lines(path) as lines:
+                passages = [prompt + line.strip() for line in lines if line.strip()]
+    except OSError as error:
+        raise EmbeddingGemmaError(f"cannot read {shown(path)}: {error.strerror}") from None
     if not passages:
-        raise EmbeddingGemmaError(f"{path} has no passages")
+        raise EmbeddingGemmaError(f"{shown(path)} has no passages")
     return passages
 
 
-def _passage(path: str | Path, line: int, text: str) -> str:
-    if Path(path).suffix != ".jsonl":
-        return text.strip()
-    try:
-        passage = json.loads(text)["text"]
-        if isinstance(passage, str):
-            return passage
-    except (ValueError, TypeError, KeyError):
-        pass
-    raise EmbeddingGemmaError(f'{path}, line {line}: expected {{"text": ...}}, got {text[:40]!r}')
+def _passage(row: Columns | EmbeddingGemmaError, where: str, prompt: str) -> str:
+    if isinstance(row, EmbeddingGemmaError):
+        raise EmbeddingGemmaError(f"{where}: {row}")
+    text, title = row.get("text"), row.get("title")
+    if not isinstance(text, str) or not text.strip():
+        found = ", ".join(map(shown, row))
+        raise EmbeddingGemmaError(
+            f"{where}: expected a text in the column text, got {quoted(text)} in {found:.200}"
+        )
+    return with_title(prompt, title if isinstance(title, str) and title.strip() else None) + text
