@@ -15,7 +15,7 @@ from mlx_embeddinggemma.checkpoint import open_checkpoint
 from mlx_embeddinggemma.finetune.export import export
 from mlx_embeddinggemma.finetune.network import tensors, trainable
 from mlx_embeddinggemma.settings import read_settings, write_settings
-from mlx_embeddinggemma.similarity import NAMES, similarity, similarity_pairwise
+from mlx_embeddinggemma.similarity import NAMES, all_pairs, each_pair
 
 CLOSE = 2e-6
 BERT, TOKENIZER = "sentence_bert_config.json", "tokenizer_config.json"
@@ -321,15 +321,15 @@ def test_distances_between_near_vectors_keep_their_digits():
     a[0, 0] = 1
     b = a.copy()
     b[0, 1] = 1e-4
-    assert similarity("euclidean", a, b)[0, 0] == pytest.approx(-1e-4, rel=1e-6)
-    assert similarity("manhattan", a, b)[0, 0] == pytest.approx(-1e-4, rel=1e-6)
-    assert similarity("euclidean", a, a)[0, 0] == 0
-    assert similarity_pairwise("euclidean", a, b)[0] == pytest.approx(-1e-4, rel=1e-6)
+    assert all_pairs(a, b, "euclidean", [768])[0, 0] == pytest.approx(-1e-4, rel=1e-6)
+    assert all_pairs(a, b, "manhattan", [768])[0, 0] == pytest.approx(-1e-4, rel=1e-6)
+    assert all_pairs(a, a, "euclidean", [768])[0, 0] == 0
+    assert each_pair(a, b, "euclidean", [768])[0] == pytest.approx(-1e-4, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_similarity_of_none_one_and_zero_vectors(name):
     one, none = np.ones(4, np.float32), np.zeros((0, 4), np.float32)
-    assert similarity(name, none, np.ones((3, 4))).shape == (0, 3)
-    assert similarity(name, one, one).shape == (1, 1)
-    assert np.isfinite(similarity(name, np.zeros(4), one)).all()  # as sentence-transformers: 0, not NaN
+    assert all_pairs(none, np.ones((3, 4)), name, [4]).shape == (0, 3)
+    assert all_pairs(one, one, name, [4]).shape == (1, 1)
+    assert np.isfinite(all_pairs(np.zeros(4), one, name, [4])).all()  # as sentence-transformers: 0, not NaN
