@@ -14,10 +14,12 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 from tqdm import tqdm
 
+from mlx_embeddinggemma import given
 from mlx_embeddinggemma.encoder import CHUNK, EmbeddingGemma
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
+from mlx_embeddinggemma.inputs import strings
 from mlx_embeddinggemma.rows import READERS, Row, kind_of, quoted, read_rows
-from mlx_embeddinggemma.streams import ESCAPE
+from mlx_embeddinggemma.streams import ESCAPE, stdout_bytes
 from mlx_embeddinggemma.text_files import lines_of, open_lines, shown
 
 LOOKED_AT = 100  # rows of a table that tell which columns hold text
@@ -51,7 +53,10 @@ def embed(
         EmbeddingGemmaError: no texts or two sources of them, a row without a text, an unknown kind
             of output, or the model's or a file's fault.
     """
-    if bool(texts) == (input is not None):
+    listed = given.several("texts", texts)
+    given.path("output", output)
+    given.path("input", "-" if input is None else input)
+    if bool(listed) == (input is not None):
         raise EmbeddingGemmaError("expected texts, or --input FILE with a text a line; one of them")
     if column is not None and (input is None or kind_of(input) is None):
         raise EmbeddingGemmaError(f"--column is of a table: --input with a {', '.join(READERS)} file")
@@ -60,12 +65,12 @@ def embed(
         raise EmbeddingGemmaError(
             f"expected --output FILE.npy, FILE.jsonl, FILE.parquet or -, got {shown(output)}"
         )
-    source = nullcontext(iter(texts)) if input is None else _texts_of(input, column)
-    target = nullcontext(sys.stdout.buffer) if output == "-" else _new_file(output)
+    source = nullcontext(strings(listed)) if input is None else _texts_of(input, column)
+    target = nullcontext(stdout_bytes()) if output == "-" else _new_file(output)
     with source as lines, target as file, WRITERS[kind](file) as writer:
         encoder = EmbeddingGemma(model, truncate_dim=dim)
         writer.write([], encoder.encode([]))  # a file of no vectors is a whole file too
-        with tqdm(total=len(texts) or None, unit=" texts", delay=1, disable=None) as bar:
+        with tqdm(total=len(listed) or None, unit=" texts", delay=1, disable=None) as bar:
             while chunk := list(islice(lines, CHUNK)):
                 vectors = encoder.encode(chunk, prompt_name=prompt_name, show_progress_bar=False)
                 writer.write(chunk, vectors)

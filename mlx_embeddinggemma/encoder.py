@@ -23,7 +23,7 @@ from mlx_embeddinggemma.dropin import SentenceTransformerNames
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
 from mlx_embeddinggemma.expansion import Expanded
 from mlx_embeddinggemma.folders import new_folder
-from mlx_embeddinggemma.given import shown, text, whole
+from mlx_embeddinggemma.given import flag, path, shown, text, whole
 from mlx_embeddinggemma.inputs import strings, titled
 from mlx_embeddinggemma.loaded import LoadedFiles
 from mlx_embeddinggemma.loading import load_model
@@ -119,10 +119,11 @@ class EmbeddingGemma(SentenceTransformerNames):
             self._checkpoint.config.vocab_size,
             lower_case=self._settings.do_lower_case,
         )
-        self._dequantize = dequantize
+        self._dequantize = flag("dequantize", dequantize)
         self.network = compute.run(
             load_model, self._checkpoint, DTYPES[self.dtype], dequantize=dequantize
         )
+        self._expands = isinstance(self.network.layers[0], Expanded)
 
     @overload
     def encode(self, texts: str, **keywords: Unpack[Keywords]) -> Vector: ...  # type: ignore[overload-overlap]
@@ -224,10 +225,12 @@ class EmbeddingGemma(SentenceTransformerNames):
             texts=texts,
             prompt=self._prompt(prompt, prompt_name),
             dim=self._checked_dim(truncate_dim),
-            rescale=bool(normalize_embeddings),
+            rescale=flag("normalize_embeddings", normalize_embeddings),
             batch_tokens=count("batch_tokens", batch_tokens),
             batch_size=count("batch_size", batch_size),
-            show_progress_bar=show_progress_bar,
+            show_progress_bar=None
+            if show_progress_bar is None
+            else flag("show_progress_bar", show_progress_bar),
         )
         results: np.ndarray | list[np.ndarray]
         if output_value == "token_embeddings":
@@ -390,7 +393,7 @@ class EmbeddingGemma(SentenceTransformerNames):
             truncate_dim=None if same_dim else self._truncate_dim,
             similarity_fn_name=self.similarity_fn_name,
         )
-        with new_folder(Path(folder)) as target:
+        with new_folder(path("folder", folder)) as target:
             self._files.copy(target)
             write_settings(target, settings, self._checkpoint.config.max_position_embeddings)
 
@@ -509,9 +512,8 @@ class EmbeddingGemma(SentenceTransformerNames):
 
         def product_threads(batch: np.ndarray) -> int:
             # Expanding weights takes all cores: a product's second thread would wait for one.
-            return 1 if expanded else runtime.product_threads(len(batch), lengths[batch[0]])
+            return 1 if self._expands else runtime.product_threads(len(batch), lengths[batch[0]])
 
-        expanded = isinstance(self.network.layers[0], Expanded)
         todo = batches(lengths, job.batch_tokens or runtime.batch_tokens(), job.batch_size)
         for batch, result in compute.run_batches(
             lambda batch: forward(*pad([ids[i] for i in batch])), todo, product_threads

@@ -34,7 +34,7 @@ def path(name: str, value: object) -> Path:
         os.lstat(found)
     except RuntimeError:
         raise EmbeddingGemmaError(
-            f"{name}: no home folder is known for {shown(Path(value).parts[0])}"
+            f"{name}: there is no such user, or no home: {shown(Path(value).parts[0])}"
         ) from None
     except ValueError as error:  # a NUL, or a character that no file name can hold
         raise EmbeddingGemmaError(f"{name}: expected a path, got {shown(value)}: {error}") from None
@@ -118,3 +118,12 @@ def listed(name: str, value: object) -> list[object]:
     if not isinstance(found, list):
         raise TypeError(f"expected {name} to be a list, got {shown(value)}")
     return found
+
+
+def several(name: str, value: object) -> list[object]:
+    """What `listed` gives; a string or a path alone is a list of one.
+
+    Raises:
+        TypeError: no such thing.
+    """
+    return [value] if isinstance(value, str | os.PathLike) else listed(name, value)

@@ -1,5 +1,6 @@
 """JSON files that other people wrote: read whole, and every value that is of the wrong kind named."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ def read_json(path: Path) -> Any:
     if not path.is_file():  # nor a folder, nor a pipe that nobody writes to
         raise EmbeddingGemmaError(f"{path.parent} has no {path.name}")
     try:
-        return strict_json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise EmbeddingGemmaError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:  # UnicodeDecodeError is one
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         raise EmbeddingGemmaError(f"{path} is not JSON: {error!s:.200}") from None
 
 

@@ -7,6 +7,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
+from mlx_embeddinggemma.given import flag
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,8 +25,12 @@ def form_of(return_mlx: bool, convert_to_tensor: bool, convert_to_numpy: bool, s
     A tensor wins over numpy; neither of them is a list of tensors, or one for a `single` text.
 
     Raises:
+        TypeError: one is neither True nor False.
         EmbeddingGemmaError: two of them at once, or torch's arrays without torch.
     """
+    flag("return_mlx", return_mlx)
+    flag("convert_to_tensor", convert_to_tensor)
+    flag("convert_to_numpy", convert_to_numpy)
     if return_mlx and convert_to_tensor:
         raise EmbeddingGemmaError("expected return_mlx or convert_to_tensor, got both")
     if return_mlx:
@@ -35,9 +40,9 @@ def form_of(return_mlx: bool, convert_to_tensor: bool, convert_to_numpy: bool, s
     try:
         import torch  # noqa: F401
     except ImportError:
-        flag = "convert_to_tensor=True" if convert_to_tensor else "convert_to_numpy=False"
+        asked = "convert_to_tensor=True" if convert_to_tensor else "convert_to_numpy=False"
         raise EmbeddingGemmaError(
-            f"{flag} gives torch's tensors, and torch is not installed: leave it out for numpy's "
+            f"{asked} gives torch's tensors, and torch is not installed: leave it out for numpy's "
             "arrays, or take return_mlx=True for MLX's"
         ) from None
     return "tensor" if convert_to_tensor or single else "tensors"

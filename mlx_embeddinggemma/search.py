@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mlx_embeddinggemma import given
 from mlx_embeddinggemma.encoder import EmbeddingGemma
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
 from mlx_embeddinggemma.text_files import read_text, shown
@@ -67,15 +68,15 @@ def search(
     Raises:
         EmbeddingGemmaError: a path is absent, or there is nothing to search or to search for.
     """
-    if not query.strip():
+    if not given.text("query", query).strip():
         raise EmbeddingGemmaError("expected a query, got an empty one")
-    if top_k < 1:
-        raise EmbeddingGemmaError(f"expected --top-k of at least 1, got {top_k}")
-    passages = _read(paths)
+    given.whole("top_k", top_k, 1, 2**31)
+    named = given.several("paths", paths)
+    passages = _read(named)
     if not passages:
         known = ", ".join(sorted(SUFFIXES))
         raise EmbeddingGemmaError(
-            f"no text in {', '.join(map(shown, paths)):.200}; of folders {known} files are read"
+            f"no text in {', '.join(map(shown, named)):.200}; of folders {known} files are read"
         )
     encoder = EmbeddingGemma(model, truncate_dim=dim)
     documents = encoder.encode_document(
@@ -101,7 +102,7 @@ def print_hits(hits: Sequence[Hit], *, as_json: bool) -> None:
         print(f"       {text if len(text) <= 200 else text[:197] + '...'}\n")
 
 
-def _read(paths: Sequence[str | Path]) -> list[Passage]:
+def _read(paths: Iterable[object]) -> list[Passage]:
     passages: list[Passage] = []
     read = skipped = 0
     seen: set[str | tuple[int, int]] = set()  # by its place, and where letters' case or a link hides it
@@ -129,12 +130,12 @@ def _read(paths: Sequence[str | Path]) -> list[Passage]:
     return passages
 
 
-def _files(paths: Iterable[str | Path]) -> Iterator[tuple[Path, bool]]:
+def _files(paths: Iterable[object]) -> Iterator[tuple[Path, bool]]:
     """What is named, and what is in folders, what cannot be read included; and whether it is named."""
     for name in paths:
-        path = Path(os.path.expanduser(name))
         if not str(name):  # "." to pathlib, and no more than an unset variable of a shell
             raise EmbeddingGemmaError("expected a file or folder, got an empty name")
+        path = given.path("paths", name)
         if path.is_dir():
             yield from ((file, False) for file in sorted(_in_folder(path)))
         elif path.exists() or path.is_symlink():

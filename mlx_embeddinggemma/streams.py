@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 ESCAPE = "json escape"  # for `errors=`: what an encoding lacks as JSON's \\uXXXX
 
@@ -22,7 +22,10 @@ def lasting() -> Iterator[None]:
     # In this order, so that those that are closed get their own numbers, and no other file does.
     sys.stdin = sys.stdin or _closed(os.O_WRONLY, "r")
     sys.stdout = sys.stdout or _closed(os.O_RDONLY, "w")
-    sys.stderr = _Patient(sys.stderr.buffer if sys.stderr else open(os.devnull, "wb"), sys.stderr)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = _Patient(open(os.devnull, "wb"), None)  # noqa: SIM115
+    elif isinstance(sys.stderr, io.TextIOWrapper):  # and not what a test or a notebook put there
+        sys.stderr = _Patient(sys.stderr.buffer, sys.stderr)
     errors = getattr(sys.stdout, "errors", "strict")
     _reconfigure(sys.stdout, ESCAPE)
     try:
@@ -34,9 +37,23 @@ def lasting() -> Iterator[None]:
         except OSError:  # was told; Python would tell it again when it ends
             _discard(sys.stdout)
         sys.stderr.flush()
-        if before[2]:
-            sys.stderr.detach()
+        if sys.stderr is not before[2] and before[2] is not None:
+            sys.stderr.detach()  # type: ignore[union-attr]
         sys.stdin, sys.stdout, sys.stderr = before
+
+
+def stdout_bytes() -> BinaryIO:
+    """Standard output for bytes of UTF-8, also where a notebook or a test put text of its own there."""
+    return getattr(sys.stdout, "buffer", None) or cast(BinaryIO, _AsText())
+
+
+class _AsText:
+    def write(self, data: bytes) -> int:
+        sys.stdout.write(data.decode())
+        return len(data)
+
+    def flush(self) -> None:
+        sys.stdout.flush()
 
 
 class _Patient(io.TextIOWrapper):

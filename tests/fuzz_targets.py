@@ -7,6 +7,7 @@ import math
 import shutil
 import struct
 from collections.abc import Callable
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -99,7 +100,7 @@ def mutated_json(rng: Random, content: Any) -> bytes:
 def _changed(rng: Random, node: Any) -> Any:
     """Down a random way, and something else where it ends."""
     if not isinstance(node, dict | list) or not node or rng.random() < 0.15:
-        return rng.choice(VALUES)
+        return deepcopy(rng.choice(VALUES))  # later changes are to this input alone
     key = rng.choice([*node] if isinstance(node, dict) else range(len(node)))
     match rng.randrange(8):
         case 0:
@@ -109,12 +110,12 @@ def _changed(rng: Random, node: Any) -> Any:
                 node.pop(key)
             )
         case 1:
-            node.append(node[key])
+            node.append(deepcopy(node[key]))
         case 2:
             other = rng.choice([*node] if isinstance(node, dict) else range(len(node)))
-            node[key] = node[other]
+            node[key] = deepcopy(node[other])
         case 3 if isinstance(node, dict):
-            node[rng.choice(["adapter", "bias", "rope_scaling", "truncate_dim", "x" * 300])] = (
+            node[rng.choice(["adapter", "bias", "rope_scaling", "truncate_dim", "x" * 300])] = deepcopy(
                 rng.choice(VALUES)
             )
         case _:
@@ -496,7 +497,7 @@ def arguments(rng: Random, base: Path, folder: Path) -> None:
         (model.encode_document, encode | {"titles": None}),
         (model.tokenize, {"texts": TEXTS}),
         (model.count_tokens, {"texts": TEXTS}),
-        (model.similarity, {"a": np.ones((2, 256)), "b": np.ones((3, 256))}),
+        (model.similarity, {"embeddings1": np.ones((2, 256)), "embeddings2": np.ones((3, 256))}),
         (model.save_pretrained, {"folder": "out"}),
         (convert, conversion),
         (Settings, settings),

@@ -304,7 +304,7 @@ def test_a_journals_damaged_line_is_a_step_to_do_again(tmp_path, line):
         ({"models": []}, EmbeddingGemmaError, "expected models to name one or more"),
         ({"models": [None]}, TypeError, "expected models to be a path"),
         ({"models": ["x" * 300]}, EmbeddingGemmaError, "models: .* name too long"),
-        ({"models": ["~nosuchuser/x"]}, EmbeddingGemmaError, "models: no home folder"),
+        ({"models": ["~nosuchuser/x"]}, EmbeddingGemmaError, "models: there is no such user"),
         ({"models": ["a\0b"]}, EmbeddingGemmaError, "models: .* null byte"),
         ({"dims": "768"}, TypeError, "expected dims to be a list"),
         ({"dims": 768}, TypeError, "expected dims to be a list"),

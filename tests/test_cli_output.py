@@ -147,10 +147,25 @@ def test_embed_reads_a_table_and_says_which_column(tmp_path):
         ("--input a.txt --column text", "--column is of a table"),
         ("--input a.bin", "a.bin is binary, not text"),
         ("--input .", "Is a directory"),
-        ("--input ~nosuchuser/a.txt", "No such file or directory"),
+        ("--input ~nosuchuser/a.txt", "input: there is no such user"),
     ],
 )
 def test_what_cannot_be_an_input_is_one_line(tmp_path, arguments, message):
     (tmp_path / "a.bin").write_bytes(b"\0\1")
     done = shell(f"{COMMAND} embed {arguments} --model demo", tmp_path)
     assert done.returncode == 1 and message in done.stderr.decode() and done.stderr.count(b"\n") == 1
+
+
+def test_output_goes_where_a_notebook_puts_it(capsys, monkeypatch):
+    """A stream of text without bytes behind it, as in Jupyter."""
+    import io
+    import sys
+
+    from mlx_embeddinggemma.cli import main
+
+    shown = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", shown)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    assert main(["embed", "ein Stück 🎉", "--model", "demo"]) == 0
+    row = json.loads(shown.getvalue())
+    assert row["text"] == "ein Stück 🎉" and len(row["embedding"]) == 768

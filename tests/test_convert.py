@@ -20,6 +20,7 @@ from mlx_embeddinggemma.convert.formats import grid, on_grid, q4_0, q8_0
 from mlx_embeddinggemma.convert.recipes import find_recipe
 from mlx_embeddinggemma.convert.sentencepiece_model import from_json
 from safetensors.numpy import load_file, save_file
+from vectors import assert_near
 
 from mlx_embeddinggemma import EmbeddingGemma, EmbeddingGemmaError
 from mlx_embeddinggemma.layout import quantization_of
@@ -174,7 +175,7 @@ def test_heads_of_other_sizes_and_numbers_convert(dense, tmp_path):
     convert(source, tmp_path / "out", recipe="fp32")
     a, b = (EmbeddingGemma(folder).encode(TEXTS) for folder in (source, tmp_path / "out"))
     assert a.shape[1] == dense[-1]
-    np.testing.assert_allclose(a, b, atol=2e-6)
+    assert_near(a, b)
 
 
 def test_inputs_that_do_not_divide_stay_float_and_are_named(tmp_path):

@@ -3,10 +3,10 @@
 import checkpoints
 import numpy as np
 import pytest
+from vectors import UNIT
 
 from mlx_embeddinggemma import EmbeddingGemma, EmbeddingGemmaError
 
-UNIT = 2e-6
 TEXTS = ["a text", "another, longer text here", "", "a text"]
 
 

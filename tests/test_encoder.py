@@ -9,11 +9,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
+from vectors import assert_near
 
 from mlx_embeddinggemma import EmbeddingGemma, EmbeddingGemmaError, quantize_embeddings, runtime
 from mlx_embeddinggemma.expansion import Expanded
-
-UNIT = 2e-6
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +38,11 @@ def test_a_texts_vector_is_the_same_in_any_company(tiny, tmp_path, bits):
     model = EmbeddingGemma(folder)
     texts = [*TEXTS, "x" * 254, "x" * 256, "x" * 510, "x" * 511, "x" * 512]
     alone = np.stack([model.encode(text) for text in texts])
-    assert np.abs(model.encode(texts) - alone).max() <= UNIT
-    assert np.abs(model.encode(texts[::-1])[::-1] - alone).max() <= UNIT
-    assert np.abs(model.encode([*texts, "y" * 2000])[:-1] - alone).max() <= UNIT
-    assert np.abs(model.encode(texts, batch_tokens=600) - alone).max() <= UNIT
-    assert np.abs(model.encode(texts, batch_size=2) - alone).max() <= UNIT
+    assert_near(model.encode(texts), alone)
+    assert_near(model.encode(texts[::-1])[::-1], alone)
+    assert_near(model.encode([*texts, "y" * 2000])[:-1], alone)
+    assert_near(model.encode(texts, batch_tokens=600), alone)
+    assert_near(model.encode(texts, batch_size=2), alone)
 
 
 @pytest.mark.skipif(runtime.on_gpu(), reason="a GPU holds packed weights as they are")
@@ -53,7 +52,7 @@ def test_weights_dequantized_once_give_the_same_vectors(tiny, tmp_path, bits):
     packed, expanded = EmbeddingGemma(folder), EmbeddingGemma(folder, dequantize=True)
     assert isinstance(packed.network.layers[0], Expanded)
     assert expanded.network.layers[0].mlp.down_proj.weight.dtype == mx.float32
-    assert np.abs(packed.encode(TEXTS) - expanded.encode(TEXTS)).max() <= UNIT
+    assert_near(packed.encode(TEXTS), expanded.encode(TEXTS))
 
 
 @pytest.mark.skipif(runtime.on_gpu(), reason="a GPU holds packed weights as they are")
@@ -104,7 +103,7 @@ def test_a_text_is_computed_once_however_far_apart_it_comes(model, monkeypatch):
     monkeypatch.setattr(
         model, "network", lambda ids, lengths: rows.extend(lengths) or network(ids, lengths)
     )
-    assert np.abs(model.encode(iter(texts)) - expected).max() < 2e-6
+    assert_near(model.encode(iter(texts)), expected)
     assert len(rows) == len(set(texts))
     monkeypatch.setattr(model, "max_length", 9)
     with pytest.warns(UserWarning, match="^2 of 10 texts"):
@@ -234,9 +233,9 @@ def test_query_document_and_title_prompts(model):
     assert (model.encode_document(texts) == model.encode(texts, prompt_name="document")).all()
     titled = model.encode_document(texts, ["Title", None])
     expected = ["title: Title | text: the one", "title: none | text: the other"]
-    assert np.abs(titled - model.encode(expected)).max() <= UNIT
+    assert_near(titled, model.encode(expected))
     one = model.encode_document("the one", "Title")
-    assert np.abs(one - titled[0]).max() <= UNIT
+    assert_near(one, titled[0])
     with pytest.raises(EmbeddingGemmaError, match="a title for each of 2 documents, got 1"):
         model.encode_document(texts, ["x"])
 
@@ -260,7 +259,7 @@ def test_long_texts_are_cut_with_one_warning_that_counts_them(model):
     ]
     assert caught[0].filename == __file__
     # bos, 2,046 tokens, eos: as the reference cuts.
-    assert np.abs(vectors[0] - model.encode("y" * 2046)).max() <= UNIT
+    assert_near(vectors[0], model.encode("y" * 2046))
     assert len(model.tokenize(["y" * 3000])[0]) == 2048
     assert model.count_tokens(["y" * 3000, ""]) == [3002, 2]
 
@@ -374,7 +373,7 @@ def test_threads_may_share_a_model(model):
     alone = [model.encode(texts) for texts in jobs]
     with ThreadPoolExecutor(6) as pool:
         for ours, theirs in zip(pool.map(model.encode, jobs), alone, strict=True):
-            assert np.abs(ours - theirs).max() <= UNIT
+            assert_near(ours, theirs)
 
 
 def test_similarity_is_the_cosine(model):
@@ -411,6 +410,6 @@ def test_equals_sentence_transformers_end_to_end(tiny, model):
     texts = [*TEXTS, "y" * 3000]
     for name in ("query", "document", "STS"):
         ours = model.encode(texts, prompt_name=name)
-        assert np.abs(ours - theirs.encode(texts, prompt_name=name)).max() <= UNIT
+        assert_near(ours, theirs.encode(texts, prompt_name=name))
     cut = theirs.encode(texts, truncate_dim=256, normalize_embeddings=True)
-    assert np.abs(model.encode(texts, truncate_dim=256) - cut).max() <= UNIT
+    assert_near(model.encode(texts, truncate_dim=256), cut)

@@ -11,8 +11,6 @@ from fuzz_targets import Random, check_vectors, mutated_json
 from mlx_embeddinggemma import EmbeddingGemmaError
 
 INPUTS = 200  # of each target
-# What these find is being mended elsewhere; the last one mended empties the list.
-PENDING = ("settings", "header", "tokenizer", "rows", "arguments", "commands")
 
 
 @pytest.fixture(scope="module")
@@ -21,13 +19,7 @@ def faults() -> list[fuzz.Fault]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "target",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(reason="being mended") if name in PENDING else ())
-        for name in fuzz_targets.TARGETS
-    ],
-)
+@pytest.mark.parametrize("target", fuzz_targets.TARGETS)
 def test_every_input_succeeds_or_is_refused_in_one_line(target, faults):
     assert [fault for fault in faults if fault.target == target] == []
 

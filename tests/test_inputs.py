@@ -7,10 +7,10 @@ import types
 
 import numpy as np
 import pytest
+from vectors import assert_near
 
 from mlx_embeddinggemma import EmbeddingGemma, EmbeddingGemmaError
 
-UNIT = 2e-6
 TEXTS = ["the one", "the other", "", "é 日本語 🎉"]
 
 
@@ -76,16 +76,16 @@ def test_texts_come_in_any_of_these(model, expected, container):
     def fill(texts):
         return CONTAINERS[container](texts)
 
-    assert np.abs(model.encode(fill(TEXTS)) - expected).max() <= UNIT
+    assert_near(model.encode(fill(TEXTS)), expected)
     assert model.tokenize(fill(TEXTS)) == model.tokenize(TEXTS)
     assert model.count_tokens(fill(TEXTS)) == model.count_tokens(TEXTS)
     titled = model.encode_document(fill(TEXTS), titles=fill(["A", "B", "", "C"]))
-    assert np.abs(titled - model.encode_document(TEXTS, titles=["A", "B", None, "C"])).max() <= UNIT
+    assert_near(titled, model.encode_document(TEXTS, titles=["A", "B", None, "C"]))
 
 
 @pytest.mark.parametrize("text", ["the one", np.str_("the one"), type("Text", (str,), {})("the one")])
 def test_one_string_is_one_text(model, expected, text):
-    assert np.abs(model.encode(text) - expected[0]).max() <= UNIT
+    assert_near(model.encode(text), expected[0])
     assert model.tokenize(text) == model.tokenize(["the one"])[0]
     assert model.count_tokens(text) == len(model.tokenize(text))
 
@@ -196,9 +196,9 @@ MISSING = {
 def test_a_missing_title_is_no_title(model, kind):
     expected = model.encode(["title: Weather | text: a", "title: none | text: b"])
     mine = model.encode_document(["a", "b"], titles=["Weather", MISSING[kind]()])
-    assert np.abs(mine - expected).max() <= UNIT
+    assert_near(mine, expected)
     if kind != "an untyped null" and kind != "pyarrow's null":
-        assert np.abs(model.encode_document("b", titles=MISSING[kind]()) - expected[1]).max() <= UNIT
+        assert_near(model.encode_document("b", titles=MISSING[kind]()), expected[1])
 
 
 @pytest.mark.parametrize("missing", ["None", "NaN", "NA", "mixed"])
@@ -210,7 +210,7 @@ def test_missing_titles_of_a_column(model, missing):
         "mixed": lambda: pandas().Series(["Weather", pandas().NaT], dtype=object),
     }[missing]()
     expected = model.encode(["title: Weather | text: a", "title: none | text: b"])
-    assert np.abs(model.encode_document(["a", "b"], titles=column) - expected).max() <= UNIT
+    assert_near(model.encode_document(["a", "b"], titles=column), expected)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_titles_that_say_none_are_titles(model):
     """The words are words: only what is missing is."""
     for title in ("None", "nan", "NA", "0"):
         expected = model.encode(f"title: {title} | text: a")
-        assert np.abs(model.encode_document("a", titles=title) - expected).max() <= UNIT
+        assert_near(model.encode_document("a", titles=title), expected)
 
 
 @pytest.mark.parametrize("lazy", [False, True])
@@ -261,12 +261,12 @@ def test_titles_that_a_prompt_has_no_place_for_are_left_out_aloud(model, prompt)
     with pytest.warns(UserWarning, match="^1 titles were left out: the prompt") as seen:
         mine = model.encode_document(["a", "b"], titles=["x", None], **prompt)
     assert seen[0].filename == __file__
-    assert np.abs(mine - model.encode(["a", "b"], **prompt)).max() <= UNIT
+    assert_near(mine, model.encode(["a", "b"], **prompt))
 
 
 def test_a_prompt_of_ones_own_takes_titles(model):
     mine = model.encode_document("a", titles="x", prompt="title: none | body: ")
-    assert np.abs(mine - model.encode("title: x | body: a")).max() <= UNIT
+    assert_near(mine, model.encode("title: x | body: a"))
 
 
 def test_generators_are_read_once_and_only_so_far(model, monkeypatch):

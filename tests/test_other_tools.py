@@ -112,7 +112,7 @@ def test_the_home_of_nobody_is_one_line(argument, tmp_path):
     arguments = {"source": one, "output": tmp_path / "out", "recipe": "4bit-tuned"}
     if argument in ("dense_from", "tokenizer"):
         arguments["source"] = write_gguf(one, tmp_path / "model.gguf", "F32")
-    with pytest.raises(EmbeddingGemmaError, match="~nosuchuser/x.*: there is no such user"):
+    with pytest.raises(EmbeddingGemmaError, match="there is no such user, or no home: .~nosuchuser"):
         convert(**arguments | {argument: "~nosuchuser/x.toml"})
 
 
@@ -549,12 +549,12 @@ def test_a_hostile_header_is_one_short_line_in_no_time(case, source, tmp_path):
     [
         (
             "[matrices]\n" + "\n".join(f'"*.{i}.*" = 4' for i in range(50_000)),
-            "1,000 patterns, got 50,000",
+            "at most 65,536 bytes",
         ),
-        ("[matrices]\n" + f'"{"x" * 10**5}" = 7', '"xxx.* got 7'),
-        ("[matrices]\n" + f'"*" = "{"x" * 10**5}"', "got 'xxx"),
-        (f"{'x' * 10**5} = 1", "got xxx"),
-        (f'dtype = "{"x" * 10**5}"\n[matrices]\n"*" = 4', "got 'xxx"),
+        ("[matrices]\n" + f'"{"x" * 10**5}" = 7', "1,000 a line"),
+        ("[matrices]\n" + f'"*" = "{"x" * 900}"', "got 'xxx"),
+        (f"{'x' * 900} = 1", "got .*xxx"),
+        (f'dtype = "{"x" * 900}"\n[matrices]\n"*" = 4', "got 'xxx"),
     ],
     ids=["50,000 patterns", "a long pattern", "a long format", "a long key", "a long dtype"],
 )

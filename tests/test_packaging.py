@@ -11,10 +11,10 @@ ROOT = Path(__file__).parent.parent
 # config <- model <- checkpoint <- encoder <- {convert, bench, commands} <- cli
 RANK = {
     "blas": 0, "distinct": 0, "errors": 0, "exponential": 0, "head": 0, "linear": 0, "progress": 0,
-    "streams": 0, "config": 1, "folders": 1, "given": 1, "inputs": 1, "outputs": 1, "presence": 1,
-    "prompts": 1, "runtime": 1, "similarity": 1, "strict_json": 1, "text_files": 1, "unit": 1,
-    "watched": 1, "activation": 2, "attention": 2, "batching": 2, "compute": 2, "dropin": 2,
-    "expansion": 2, "json_files": 2, "layout": 2, "packed": 2, "precision": 2, "rows": 2,
+    "streams": 0, "config": 1, "folders": 1, "given": 1, "inputs": 1, "presence": 1, "prompts": 1,
+    "runtime": 1, "similarity": 1, "strict_json": 1, "text_files": 1, "unit": 1, "watched": 1,
+    "activation": 2, "attention": 2, "batching": 2, "compute": 2, "dropin": 2, "expansion": 2,
+    "json_files": 2, "layout": 2, "outputs": 2, "packed": 2, "precision": 2, "rows": 2,
     "tensors": 2, "buffers": 3, "hub": 3, "model": 3, "modules": 3, "options": 3, "settings": 3,
     "table": 3, "tokenizer_json": 3, "checkpoint": 4, "tokenizer": 4, "convert": 5, "loaded": 5,
     "loading": 5, "encoder": 6, "finetune": 6, "bench": 7, "embed": 7, "search": 7, "verify": 7,

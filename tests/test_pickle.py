@@ -11,10 +11,10 @@ from concurrent.futures import ProcessPoolExecutor
 import checkpoints
 import numpy as np
 import pytest
+from vectors import assert_near
 
 from mlx_embeddinggemma import EmbeddingGemma, EmbeddingGemmaError
 
-UNIT = 2e-6
 TEXTS = ["the one", "the other", "x" * 40]
 
 
@@ -31,14 +31,14 @@ def again(model: EmbeddingGemma, protocol: int = pickle.DEFAULT_PROTOCOL) -> Emb
 def test_a_pickled_model_gives_the_same_vectors(model, protocol):
     data = pickle.dumps(model, protocol)
     assert len(data) < 4096  # no weights
-    assert np.abs(pickle.loads(data).encode(TEXTS) - model.encode(TEXTS)).max() <= UNIT
+    assert_near(pickle.loads(data).encode(TEXTS), model.encode(TEXTS))
 
 
 @pytest.mark.parametrize("twin", [copy.copy, copy.deepcopy, again])
 def test_copies_are_models_of_their_own(model, twin):
     other = twin(model)
     assert type(other) is EmbeddingGemma and other is not model
-    assert np.abs(other.encode(TEXTS) - model.encode(TEXTS)).max() <= UNIT
+    assert_near(other.encode(TEXTS), model.encode(TEXTS))
     other.prompts["query"] = "changed: "
     other.max_seq_length = 9
     assert model.prompts["query"] != "changed: " and model.max_length == 2048
@@ -64,7 +64,7 @@ def test_settings_go_with_it(tiny, tmp_path, twin):
 
 
 def test_a_copy_of_a_copy(model):
-    assert np.abs(again(again(model)).encode("a") - model.encode("a")).max() <= UNIT
+    assert_near(again(again(model)).encode("a"), model.encode("a"))
 
 
 def test_a_subclass_stays_one(tiny):
@@ -101,7 +101,7 @@ def test_errors_travel_too():
 
 def test_the_bound_methods_travel(model):
     vectors = pickle.loads(pickle.dumps(model.encode_query))(TEXTS)
-    assert np.abs(vectors - model.encode_query(TEXTS)).max() <= UNIT
+    assert_near(vectors, model.encode_query(TEXTS))
 
 
 def test_a_pool_of_spawned_processes(model):
@@ -111,7 +111,7 @@ def test_a_pool_of_spawned_processes(model):
         vectors = list(pool.map(model.encode, texts))
         with pytest.raises(TypeError, match="text 0: expected a string, got int"):
             pool.submit(model.encode, [3]).result()
-    assert np.abs(np.stack(vectors) - model.encode(texts)).max() <= UNIT
+    assert_near(np.stack(vectors), model.encode(texts))
 
 
 def test_another_interpreter(model, tmp_path):
@@ -124,14 +124,14 @@ def test_another_interpreter(model, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", code, path], capture_output=True, text=True, check=True, env=os.environ
     )
-    assert np.abs(np.array(done.stdout.split(), float) - model.encode("the one")).max() <= UNIT
+    assert_near(np.array(done.stdout.split(), float), model.encode("the one"))
 
 
 def test_joblib(model):
     joblib = pytest.importorskip("joblib")
     jobs = (joblib.delayed(model.encode)([text]) for text in TEXTS)
     vectors = np.concatenate(joblib.Parallel(n_jobs=2)(jobs))
-    assert np.abs(vectors - model.encode(TEXTS)).max() <= UNIT
+    assert_near(vectors, model.encode(TEXTS))
 
 
 def test_scikit_learn_clones_what_holds_it(model):
@@ -141,6 +141,6 @@ def test_scikit_learn_clones_what_holds_it(model):
 
     pipeline = make_pipeline(FunctionTransformer(model.encode))
     copied = base.clone(pipeline)
-    assert np.abs(copied.fit_transform(TEXTS) - model.encode(TEXTS)).max() <= UNIT
+    assert_near(copied.fit_transform(TEXTS), model.encode(TEXTS))
     other = base.clone(model, safe=False)
-    assert np.abs(other.encode(TEXTS) - model.encode(TEXTS)).max() <= UNIT
+    assert_near(other.encode(TEXTS), model.encode(TEXTS))
