@@ -4,7 +4,7 @@ BIN := .venv/bin
 # On Linux MLX needs a backend of its own; on a Mac it is Metal.
 EXTRA := $(if $(filter Linux,$(shell uname -s)),[cpu])
 
-.PHONY: demo test bench readme lint clean
+.PHONY: demo test test-other-kernels bench readme lint clean
 
 demo: .venv/demo.done
 	rm -rf out/demo
@@ -16,6 +16,11 @@ demo: .venv/demo.done
 
 test: .venv/test.done
 	$(BIN)/python -m pytest
+
+# What compares vectors, once more with the kernels that OpenBLAS has for processors without AVX-512.
+COMPARING := test_loading test_encoder test_compute test_cli test_dropin test_pickle test_inputs test_convert test_convert_gguf test_other_tools test_parity
+test-other-kernels: .venv/test.done
+	OPENBLAS_CORETYPE=HASWELL $(BIN)/python -m pytest -q -m "not slow" $(COMPARING:%=tests/%.py)
 
 # The demo checkpoint's full matrix; `results/demo` is committed.
 RECIPES := 8bit 4bit 4bit-tuned mixed q4_0 q8_0

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlx_embeddinggemma.errors import EmbeddingGemmaError
-from mlx_embeddinggemma.given import path, text
+from mlx_embeddinggemma.given import path, shown, text
 from mlx_embeddinggemma.json_files import read_json, read_object
 
 DEMO = Path(__file__).parent / "demo"
@@ -65,10 +65,12 @@ def find(model: str | Path, *, revision: str | None = None, local_files_only: bo
             f"`mlx-embeddinggemma convert {name} FOLDER --recipe fp32`"
         )
     if folder.exists():
-        raise EmbeddingGemmaError(f"{name} is a file; expected a checkpoint's folder or a hub id")
+        raise EmbeddingGemmaError(
+            f"{shown(name)} is a file; expected a checkpoint's folder or a hub id"
+        )
     if isinstance(model, Path) or name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise EmbeddingGemmaError(
-            f"no folder {name}; expected 'demo', a checkpoint's folder or a hub id such as "
+            f"no folder {shown(name)}; expected 'demo', a checkpoint's folder or a hub id such as "
             "'google/embeddinggemma-300m'"
         )
     return _download(name, revision, local_files_only)

@@ -150,7 +150,7 @@ def _array(vectors: object, side: str) -> Array:
         array = np.asarray(_to_numpy(vectors))
         if array.dtype not in (np.int8, np.uint8):
             array = array.astype(np.float32)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise EmbeddingGemmaError(f"expected numbers of one size in the {side} vectors") from None
     if array.ndim not in (1, 2):
         raise EmbeddingGemmaError(
