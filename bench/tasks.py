@@ -163,7 +163,8 @@ def _known(data: str | Path | None) -> dict[str, Callable[[], Task]]:
     local = dict(_find(given.path("data", data))) if data is not None else {}
     if data is not None and not local:
         raise EmbeddingGemmaError(
-            f"expected task files in {given.shown(str(data))}, such as sts/NAME/test.default.jsonl; found none"
+            f"expected task files in {given.shown(str(data))}, such as sts/NAME/test.default.jsonl; "
+            "found none"
         )
     return dict(_find(BUNDLED)) | local
 

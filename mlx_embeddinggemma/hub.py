@@ -58,7 +58,7 @@ def find(model: str | Path, *, revision: str | None = None, local_files_only: bo
                 stacklevel=3,
             )
         return folder.resolve()
-    name = str(model)
+    name = str(model) if str(model).isprintable() else shown(str(model))
     if is_gguf(folder):
         raise EmbeddingGemmaError(
             f"{name} is a GGUF file: make a folder of it first, "
@@ -66,11 +66,11 @@ def find(model: str | Path, *, revision: str | None = None, local_files_only: bo
         )
     if folder.exists():
         raise EmbeddingGemmaError(
-            f"{shown(name)} is a file; expected a checkpoint's folder or a hub id"
+            f"{name} is a file; expected a checkpoint's folder or a hub id"
         )
     if isinstance(model, Path) or name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise EmbeddingGemmaError(
-            f"no folder {shown(name)}; expected 'demo', a checkpoint's folder or a hub id such as "
+            f"no folder {name}; expected 'demo', a checkpoint's folder or a hub id such as "
             "'google/embeddinggemma-300m'"
         )
     return _download(name, revision, local_files_only)

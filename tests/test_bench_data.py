@@ -321,7 +321,7 @@ def test_a_journals_damaged_line_is_a_step_to_do_again(tmp_path, line):
         ({"tasks": [5]}, TypeError, "expected tasks to be a path"),
         ({"data": 5}, TypeError, "expected data to be a path"),
         ({"data": "x" * 300}, EmbeddingGemmaError, "data: .* name too long"),
-        ({"data": "absent"}, EmbeddingGemmaError, "expected task files in absent"),
+        ({"data": "absent"}, EmbeddingGemmaError, "expected task files in .absent"),
         ({"output": "a\0b"}, EmbeddingGemmaError, "output: .* null byte"),
     ],
 )
