@@ -65,9 +65,7 @@ def find(model: str | Path, *, revision: str | None = None, local_files_only: bo
             f"`mlx-embeddinggemma convert {name} FOLDER --recipe fp32`"
         )
     if folder.exists():
-        raise EmbeddingGemmaError(
-            f"{name} is a file; expected a checkpoint's folder or a hub id"
-        )
+        raise EmbeddingGemmaError(f"{name} is a file; expected a checkpoint's folder or a hub id")
     if isinstance(model, Path) or name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise EmbeddingGemmaError(
             f"no folder {name}; expected 'demo', a checkpoint's folder or a hub id such as "

@@ -10,6 +10,7 @@ but OpenBLAS's as they are. Building a graph sets nothing.
 import ctypes
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import pairwise
@@ -74,13 +75,23 @@ def left_alone() -> bool:
 def _limit_cache(limit: int) -> None:
     """Bounds the memory of freed arrays that MLX keeps, unless the program chose a bound itself."""
     global _cache_limit
-    if left_alone():
+    if left_alone() or (_is_fork() and not on_gpu()):
         return
     before = mx.set_cache_limit(limit)
     if before in (_cache_limit, _default_cache_limit(before)):
         _cache_limit = limit
     else:
         mx.set_cache_limit(before)
+
+
+def _is_fork() -> bool:
+    """Whether this process was forked: MLX would wait for its parent's streams, which it has not."""
+    process = sys.modules.get("multiprocessing.process")
+    by_multiprocessing = process and type(process.current_process()).__name__ == "ForkProcess"
+    return bool(by_multiprocessing) or (
+        # Python keeps what the main thread was called in the parent; Linux calls it as the process.
+        sys.platform == "linux" and threading.main_thread().native_id != os.getpid()
+    )
 
 
 def _default_cache_limit(now: int) -> int:
