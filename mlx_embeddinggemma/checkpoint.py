@@ -152,6 +152,11 @@ def _dense_folders(folder: Path, modules: Modules | None) -> dict[str, Tensor]:
             "that lists Dense folders. Its vectors would not be EmbeddingGemma's: "
             f"{hub.download_again(folder)}"
         )
+    if not modules.paths and (left := sorted(folder.glob("*_Dense"))):
+        raise EmbeddingGemmaError(
+            f"{folder / 'modules.json'} lists no modules, but {left[0].name} is there: "
+            f"{hub.download_again(folder)}"
+        )
     tensors = {}
     for i, place in enumerate(modules.folders):
         path = folder / place / "model.safetensors"

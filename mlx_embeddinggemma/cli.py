@@ -23,8 +23,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run(argv)
         except BrokenPipeError:  # the reader of a pipe went away: `... | head`
             return 0
-        except (EmbeddingGemmaError, OSError) as error:
+        except EmbeddingGemmaError as error:
             print(f"mlx-embeddinggemma: {error}", file=sys.stderr)
+            return 1
+        except OSError as error:
+            place = f"{error.filename}: " if error.filename else ""
+            print(f"mlx-embeddinggemma: {place}{error.strerror or error}", file=sys.stderr)
             return 1
         except ImportError as error:
             if (remedy := missing_backend(error)) is None:

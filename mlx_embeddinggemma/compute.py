@@ -6,12 +6,15 @@ one number of threads for the whole process, which decides how a product's edges
 only while no product runs. Both hold when one lasting thread starts all work.
 """
 
+import atexit
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
-from typing import ParamSpec, TypeVar
+from queue import SimpleQueue
+from typing import Any, ParamSpec, TypeVar
 
 import mlx.core as mx
 import numpy as np
@@ -22,8 +25,42 @@ from mlx_embeddinggemma.errors import EmbeddingGemmaError
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_thread: ThreadPoolExecutor | None = None
-_starting = threading.Lock()
+
+class _Thread:
+    """Runs functions one after the other, until the process ends.
+
+    A daemon, and no executor: those stop as soon as the main thread is done, when other threads, and
+    what runs at exit, may still want vectors.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="mlx-embeddinggemma", daemon=True)
+        self._thread.start()
+
+    def run(self, function: Callable[[], T]) -> T:
+        # The garbage collector runs anybody's __del__ here, which may want a vector.
+        if threading.current_thread() is self._thread:
+            return function()
+        if sys.is_finalizing():  # Python has stopped the thread: who waited for it would wait for ever
+            raise EmbeddingGemmaError("Python is about to end, and computes nothing any more")
+        result: Future[T] = Future()
+        self._jobs.put((result, function))
+        return result.result()
+
+    def _work(self) -> None:
+        while True:
+            result, function = self._jobs.get()
+            try:
+                with _working:
+                    result.set_result(function())
+            except BaseException as error:
+                result.set_exception(error)
+            del result, function  # before the next one comes, which may be hours
+
+
+_thread: _Thread | None = None
+_starting = threading.RLock()
 _working = threading.RLock()  # held by the compute thread while it runs a function
 _in_flight: mx.array | None = None  # the batch that was started last, and may still run
 _lost_to_a_fork = False
@@ -43,13 +80,8 @@ def run(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
             "(gunicorn without --preload)"
         )
     with _starting:
-        _thread = _thread or ThreadPoolExecutor(1, "mlx-embeddinggemma")
-    return _thread.submit(_alone, partial(function, *args, **kwargs)).result()
-
-
-def _alone(function: Callable[[], T]) -> T:
-    with _working:
-        return function()
+        _thread = _thread or _Thread()
+    return _thread.run(partial(function, *args, **kwargs))
 
 
 def run_batches(
@@ -115,7 +147,7 @@ def _after_fork_in_child() -> None:
     """A fork has none of its parent's threads: it starts its own, where the device allows it."""
     global _thread, _starting, _working, _lost_to_a_fork
     _lost_to_a_fork = _lost_to_a_fork or (_thread is not None and runtime.on_gpu())
-    _thread, _starting, _working = None, threading.Lock(), threading.RLock()
+    _thread, _starting, _working = None, threading.RLock(), threading.RLock()
 
 
 def _after_fork_in_parent() -> None:
@@ -127,3 +159,10 @@ os.register_at_fork(
     after_in_parent=_after_fork_in_parent,
     after_in_child=_after_fork_in_child,
 )
+
+
+@atexit.register
+def _at_exit() -> None:
+    """Lets what runs end: Python would stop its thread in the middle of MLX."""
+    with _working:
+        _wait()

@@ -32,13 +32,15 @@ class SentenceTransformerNames:
 
     dimensions: tuple[int, ...]
     dtype: str
-    max_length: int
-    default_prompt_name: str | None = None
     _truncate_dim: int
     _similarity_fn_name: Measure = "cosine"
 
     if TYPE_CHECKING:
 
+        @property
+        def max_length(self) -> int: ...
+        @max_length.setter
+        def max_length(self, length: int | None) -> None: ...
         def _checked_dim(self, dim: int | None) -> int: ...
         def _checked_length(self, length: int | None) -> int: ...
         def save_pretrained(self, folder: str | Path) -> None: ...
@@ -92,7 +94,7 @@ class SentenceTransformerNames:
 
     @max_seq_length.setter
     def max_seq_length(self, length: int | None) -> None:
-        self.max_length = self._checked_length(length)
+        self.max_length = length
 
     def get_max_seq_length(self) -> int:
         """See `max_seq_length`."""

@@ -5,7 +5,7 @@ text -> prompt -> ids -> batches -> network -> truncate and renormalise -> array
 
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -35,12 +35,13 @@ from mlx_embeddinggemma.options import (
     check_output_value,
     count,
     refuse,
+    refuse_when_loading,
     the_texts,
 )
 from mlx_embeddinggemma.outputs import Matrix, Output, Vector, as_given, converted, form_of
 from mlx_embeddinggemma.precision import Precision, check_precision, quantize_embeddings
 from mlx_embeddinggemma.progress import Bar, progress_bar
-from mlx_embeddinggemma.prompts import choose_prompt, with_title
+from mlx_embeddinggemma.prompts import checked_prompts, choose_prompt, prompt_for, with_title
 from mlx_embeddinggemma.settings import SHORTEST, read_settings, write_settings
 from mlx_embeddinggemma.similarity import all_pairs, each_pair
 from mlx_embeddinggemma.tokenizer import load_tokenizer
@@ -73,8 +74,14 @@ class EmbeddingGemma(SentenceTransformerNames):
         dequantize: expand packed and 16-bit weights once, when loading, and hold them. On the CPU
             they otherwise stay in their file and are expanded for each batch: a third of the memory,
             and a single query takes some 2.5 times as long.
+        device: accepted where it names the device that computes, see `to`.
+        prompts: by name, in addition to the checkpoint's and in the place of those.
+        default_prompt_name: of the prompt for texts that come without one.
+        similarity_fn_name: what `similarity` computes.
+        **others: sentence-transformers' other arguments are refused by name.
 
     Raises:
+        TypeError: an argument of a wrong type, or one that does not exist.
         EmbeddingGemmaError: the model cannot be found, is damaged, or an argument is off.
     """
 
@@ -88,8 +95,16 @@ class EmbeddingGemma(SentenceTransformerNames):
         dtype: Literal["float32", "bfloat16"] | None = None,
         max_length: int | None = None,
         dequantize: bool = False,
+        device: object = None,
+        prompts: Mapping[str, str] | None = None,
+        default_prompt_name: str | None = None,
+        similarity_fn_name: str | None = None,
+        **others: object,
     ):
-        runtime.prepare()
+        refuse_when_loading(others)
+        compute.run(runtime.prepare)  # there, so that one thread at a time does it
+        if device is not None:
+            self.to(device)
         if str(dtype) == "float16":
             raise EmbeddingGemmaError(
                 "float16 overflows: EmbeddingGemma's activations reach 8e5 and float16 ends at "
@@ -107,10 +122,10 @@ class EmbeddingGemma(SentenceTransformerNames):
         self._truncate_dim = own
         self._truncate_dim = self._checked_dim(truncate_dim)
         self.dtype = dtype or self._default_dtype()
-        self.max_length = self._checked_length(max_length)
-        self.prompts = dict(self._settings.prompts)
-        self.default_prompt_name = self._settings.default_prompt_name
-        self.similarity_fn_name = self._settings.similarity_fn_name
+        self._max_length = self._checked_length(max_length)
+        self.prompts = {**self._settings.prompts, **checked_prompts({} if prompts is None else prompts)}
+        self.default_prompt_name = default_prompt_name or self._settings.default_prompt_name
+        self.similarity_fn_name = similarity_fn_name or self._settings.similarity_fn_name
         # On the compute thread, too: glibc gives each thread memory of its own, and the weights then
         # fill what reading a tokenizer.json leaves, 180 MB.
         self._tokenizer = compute.run(
@@ -394,8 +409,10 @@ class EmbeddingGemma(SentenceTransformerNames):
             similarity_fn_name=self.similarity_fn_name,
         )
         with new_folder(path("folder", folder)) as target:
+            longest = self._checkpoint.config.max_position_embeddings
             self._files.copy(target)
-            write_settings(target, settings, self._checkpoint.config.max_position_embeddings)
+            write_settings(target, settings, longest)
+            read_settings(target, longest)  # as any reader will
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled and copied by folder and settings: the weights are loaded again.
@@ -551,6 +568,35 @@ class EmbeddingGemma(SentenceTransformerNames):
         """What is kept of a long text's tokens: one side of it, and what is around every text."""
         around = len(self._tokenizer.prefix), len(self._tokenizer.suffix)
         return self._settings.cut(ids, length or self.max_length, *around)
+
+    @property
+    def max_length(self) -> int:
+        """Longer texts are cut to this many tokens; may be set."""
+        return self._max_length
+
+    @max_length.setter
+    def max_length(self, length: int | None) -> None:
+        self._max_length = self._checked_length(length)
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """Prompts by name; may be set, and added to."""
+        return self._prompts
+
+    @prompts.setter
+    def prompts(self, prompts: Mapping[str, str]) -> None:
+        self._prompts = checked_prompts(prompts)
+
+    @property
+    def default_prompt_name(self) -> str | None:
+        """Name of the prompt for texts that come without one, None where they get none; may be set."""
+        return self._default_prompt_name
+
+    @default_prompt_name.setter
+    def default_prompt_name(self, name: str | None) -> None:
+        if name is not None:
+            prompt_for(self.prompts, name)  # whose error lists those that exist
+        self._default_prompt_name = name
 
     def _checked_dim(self, dim: int | None) -> int:
         if dim is None:

@@ -44,6 +44,10 @@ def find(model: str | Path, *, revision: str | None = None, local_files_only: bo
     Raises:
         EmbeddingGemmaError: nothing there, no access, or no network; the message says what to do.
     """
+    if not str(model):  # the working directory, to pathlib
+        raise EmbeddingGemmaError(
+            "expected 'demo', a checkpoint's folder or a hub id, got an empty name"
+        )
     folder = path("model", model)
     revision = None if revision is None else text("revision", revision)
     marks = ("config.json", "adapter_config.json", "modules.json")

@@ -1,7 +1,7 @@
 """What `encode`, `encode_query` and `encode_document` can be asked for, and the checks of it."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
@@ -110,3 +110,36 @@ def refuse(**given: object) -> None:
     for name, value in given.items():
         if value is not None:
             raise EmbeddingGemmaError(f"expected no {name}, got {shown(value)}: {REFUSED[name]}")
+
+
+_FILES = "change the checkpoint's files, and load those"
+_LOGIN = "run `hf auth login`, or set HF_TOKEN"
+REFUSED_WHEN_LOADING = {
+    "model_name_or_path": "the first argument is called model",
+    "modules": "give a checkpoint's folder",
+    "cache_folder": "set HF_HOME",
+    "trust_remote_code": "no repository's code runs here",
+    "token": _LOGIN,
+    "use_auth_token": _LOGIN,
+    "model_kwargs": "choose the dtype, and leave out the rest",
+    "tokenizer_kwargs": _FILES,
+    "processor_kwargs": _FILES,
+    "config_kwargs": _FILES,
+    "model_card_data": "edit the README.md that save_pretrained writes",
+    "backend": "MLX computes",
+}
+
+
+def refuse_when_loading(others: Mapping[str, object]) -> None:
+    """Answers sentence-transformers' other arguments of a model: those that say nothing are fine.
+
+    Raises:
+        TypeError: no such argument, here or there.
+        EmbeddingGemmaError: one of `REFUSED_WHEN_LOADING`.
+    """
+    for name, value in others.items():
+        if name not in REFUSED_WHEN_LOADING:
+            raise TypeError(f"EmbeddingGemma has no argument {name!r:.80}")
+        if value not in (None, False) and value != {}:
+            why = REFUSED_WHEN_LOADING[name]
+            raise EmbeddingGemmaError(f"expected no {name}, got {shown(value)}: {why}")

@@ -69,16 +69,31 @@ def _ranges(vectors: np.ndarray, precision: Precision) -> np.ndarray:
 
 def _floats(name: str, vectors: object) -> np.ndarray:
     """As float32, which every computation here is in."""
-    array = np.asarray(vectors)
+    array = _array(name, vectors)
     if not np.issubdtype(array.dtype, np.floating) or array.ndim not in (1, 2):
         raise EmbeddingGemmaError(
             f"expected {name} as floats (n, dim) or (dim,), got {array.dtype} {array.shape}"
         )
-    return array.astype(np.float32, copy=False)
+    return _finite(name, array.astype(np.float32, copy=False))
+
+
+def _array(name: str, numbers: object) -> np.ndarray:
+    try:
+        return np.asarray(numbers)
+    except ValueError:
+        raise EmbeddingGemmaError(f"expected {name} in rows of one length") from None
+
+
+def _finite(name: str, array: np.ndarray) -> np.ndarray:
+    if not np.isfinite(array).all():
+        raise EmbeddingGemmaError(f"expected {name} of finite numbers, got NaN or infinity")
+    return array
 
 
 def _rows(name: str, ranges: object, dim: int) -> np.ndarray:
-    array = np.asarray(ranges, np.float32)
-    if array.shape != (2, dim):
-        raise EmbeddingGemmaError(f"expected {name} of shape (2, {dim}), got {array.shape}")
-    return array
+    array = _array(name, ranges)
+    if array.shape != (2, dim) or not np.issubdtype(array.dtype, np.number):
+        raise EmbeddingGemmaError(
+            f"expected {name} as numbers of shape (2, {dim}), got {array.dtype} {array.shape}"
+        )
+    return _finite(name, array.astype(np.float32))

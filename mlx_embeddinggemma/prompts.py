@@ -58,6 +58,19 @@ def choose_prompt(
     return "" if name is None else prompt_for(prompts, name)
 
 
+def checked_prompts(prompts: Mapping[str, str | None]) -> dict[str, str]:
+    """Prompts that a caller gave; None is an empty one.
+
+    Raises:
+        TypeError: not strings by name.
+    """
+    if not isinstance(prompts, Mapping) or not all(
+        isinstance(name, str) and isinstance(text, str | None) for name, text in prompts.items()
+    ):
+        raise TypeError(f"expected prompts to be strings by name, got {prompts!r:.80}")
+    return {name: text or "" for name, text in prompts.items()}
+
+
 def with_title(prompt: str, title: str | None) -> str:
     """The document prompt for a text with a title: "title: none" becomes "title: {title}"."""
     return prompt.replace("title: none", f"title: {title}", 1) if title else prompt

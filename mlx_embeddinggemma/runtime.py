@@ -54,10 +54,10 @@ def prepare() -> None:
     global _prepared
     if _prepared:
         return
-    _prepared = True
     if not on_gpu():
         blas.use_openblas()
         _limit_cache(2**22)
+        _prepared = True
         return
     # On an M5 and with CUDA MLX multiplies float32 at 10 bits of mantissa, many rows at a time but
     # not one: a text's vector would depend on its batch. MLX reads this at its first product.
@@ -65,6 +65,7 @@ def prepare() -> None:
         os.environ.setdefault("MLX_ENABLE_TF32", "0")
     # By default MLX keeps freed buffers up to nearly all memory; every new length adds some.
     _limit_cache(2**30)
+    _prepared = True
 
 
 def left_alone() -> bool:

@@ -89,7 +89,8 @@ def read_settings(folder: Path, longest: int) -> Settings:
     if length is not None:
         _check_length(transformer_path, "max_seq_length", length, longest)
     else:
-        length = _tokenizer_length(tokenizer_path, tokenizer.get("model_max_length"), longest)
+        key = "model_max_length" if "model_max_length" in tokenizer else "max_len"  # its older name
+        length = _tokenizer_length(tokenizer_path, key, tokenizer.get(key), longest)
     model_path = folder / MODEL
     model = read_object(model_path, optional=True)
     if model.get("model_type", "SentenceTransformer") != "SentenceTransformer":
@@ -177,11 +178,11 @@ def _check_length(path: Path, key: str, value: object, longest: int) -> None:
         )
 
 
-def _tokenizer_length(path: Path, value: Any, longest: int) -> int:
+def _tokenizer_length(path: Path, key: str, value: Any, longest: int) -> int:
     """`model_max_length`, which says "no limit" by null or by a number like 1e30."""
     if value is None or (isinstance(value, int | float) and value >= longest):
         return longest
-    _check_length(path, "model_max_length", value, longest)
+    _check_length(path, key, value, longest)
     return int(value)
 
 

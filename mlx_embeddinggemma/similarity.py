@@ -148,9 +148,17 @@ def _array(vectors: object, side: str) -> Array:
         vectors = [_to_numpy(vector) for vector in vectors]
     try:
         array = np.asarray(_to_numpy(vectors))
+        if np.issubdtype(array.dtype, np.integer) and array.dtype not in (np.int8, np.uint8):
+            # Bits that went through JSON or a database: as floats they would compare otherwise.
+            raise EmbeddingGemmaError(
+                f"expected the {side} vectors as floats, int8 or uint8, got {array.dtype}: say which, "
+                "np.asarray(vectors, np.uint8) for packed bits"
+            )
         if array.dtype not in (np.int8, np.uint8):
             array = array.astype(np.float32)
-    except (TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError) as error:
+        if isinstance(error, EmbeddingGemmaError):
+            raise
         raise EmbeddingGemmaError(f"expected numbers of one size in the {side} vectors") from None
     if array.ndim not in (1, 2):
         raise EmbeddingGemmaError(

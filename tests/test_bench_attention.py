@@ -18,7 +18,7 @@ def _small_batches(monkeypatch):
 @pytest.mark.parametrize("kind", attention.KINDS)
 def test_all_ways_agree(machine, kind):
     row = attention.measure(300, attention.KINDS[kind], mx.float32, rounds=1)
-    assert row.apart < 2e-6
+    assert row.apart < 1e-5  # of values around 1, summed in other orders
     assert {"32", "128", "whole", "chosen", "MLX's"} <= row.samples_s.keys()
 
 

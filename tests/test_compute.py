@@ -239,6 +239,49 @@ def test_who_stops_in_between_leaves_a_model_that_computes(model):
     assert model.encode("a").shape == (768,)
 
 
+@pytest.mark.parametrize(
+    "last",
+    [
+        "ThreadPoolExecutor(2).map(work, range(9))",
+        "threading.Thread(target=lambda: [time.sleep(0.3), *map(work, range(9))]).start()",
+        "atexit.register(lambda: [*map(work, range(9))])",
+        "model.end = weakref.finalize(model, lambda m: [*map(work, range(9))], EmbeddingGemma(FOLDER))",
+    ],
+    ids=["pool", "thread", "atexit", "finalize"],
+)
+def test_vectors_are_there_for_whatever_outlives_the_main_thread(tiny, last):
+    code = f"""
+        import atexit, os, threading, time, weakref
+        from concurrent.futures import ThreadPoolExecutor
+        from mlx_embeddinggemma import EmbeddingGemma
+        model = EmbeddingGemma(FOLDER)
+        def work(i):
+            assert model.encode("text " * i).shape == (768,)
+            os.write(1, f"{{i}} ".encode())  # whole, whoever else writes
+        {last}
+    """
+    assert sorted(run(code.replace("FOLDER", repr(str(tiny)))).split()) == list("012345678")
+
+
+def test_a_finalizer_that_wants_a_vector_on_the_compute_thread_gets_it(tiny):
+    run(
+        f"""
+        import gc
+        from mlx_embeddinggemma import EmbeddingGemma
+        model = EmbeddingGemma({str(tiny)!r})
+        class Buffer:
+            def __init__(self):
+                self.circle = self
+            def __del__(self):
+                model.encode("flush")
+        gc.set_threshold(300)
+        for i in range(40):
+            Buffer()
+            model.encode(["y", "z " * 20])
+        """
+    )
+
+
 def test_mlx_beside_it_in_any_thread(model):
     expected = model.encode(TEXTS)
     results = []

@@ -3,7 +3,7 @@
 import checkpoints
 import numpy as np
 import pytest
-from vectors import UNIT
+from vectors import UNIT, assert_near
 
 from mlx_embeddinggemma import EmbeddingGemma, EmbeddingGemmaError
 
@@ -424,3 +424,71 @@ def test_similarity_of_tensors_is_a_tensor(ours, theirs):
         pairs = ours.similarity_pairwise(one, other)
         assert isinstance(pairs, torch.Tensor) and pairs.shape == (4,)
     assert isinstance(ours.similarity(b, b), np.ndarray)
+
+
+WORDS = {"default_prompt_name": "no prompt is called", "similarity_fn_name": "maxsim"}
+
+
+def test_arguments_of_a_model_are_honoured_or_refused_by_name(tiny):
+    model = EmbeddingGemma(
+        tiny,
+        device="cpu",
+        prompts={"mine": "my: "},
+        default_prompt_name="mine",
+        similarity_fn_name="dot",
+        trust_remote_code=False,
+        token=None,
+        model_kwargs={},
+    )
+    plain = EmbeddingGemma(tiny)
+    assert_near(model.encode("a"), plain.encode("my: a"))
+    assert_near(model.encode_query("a"), plain.encode_query("a"))
+    assert model.similarity_fn_name == "dot"
+    for name, value in {
+        "device": "cuda:3",
+        "cache_folder": "here",
+        "token": "hf_x",
+        "trust_remote_code": True,
+        "model_kwargs": {"dtype": "float16"},
+        "backend": "onnx",
+        "default_prompt_name": "no such prompt",
+        "similarity_fn_name": "maxsim",
+    }.items():
+        with pytest.raises(EmbeddingGemmaError, match=WORDS.get(name, name)):
+            EmbeddingGemma(tiny, **{name: value})
+    with pytest.raises(TypeError, match="no argument 'modle'"):
+        EmbeddingGemma(modle=tiny)
+    with pytest.raises(TypeError, match="expected prompts to be strings by name"):
+        EmbeddingGemma(tiny, prompts=["query"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_length", 4096),
+        ("max_length", 1),
+        ("max_length", "5"),
+        ("max_length", 2.5),
+        ("default_prompt_name", "Search"),
+        ("prompts", None),
+        ("prompts", {"query": 5}),
+        ("similarity_fn_name", "maxsim"),
+        ("truncate_dim", 5),
+    ],
+)
+def test_what_is_set_by_hand_is_checked_when_it_is_set(tiny, name, value):
+    """And not when a copy of the model cannot be loaded."""
+    model = EmbeddingGemma(tiny)
+    before = getattr(model, name)
+    with pytest.raises((EmbeddingGemmaError, TypeError), match="expected|no prompt is called"):
+        setattr(model, name, value)
+    assert getattr(model, name) == before
+
+
+def test_bits_that_lost_their_type_are_not_compared_as_floats(tiny):
+    model = EmbeddingGemma(tiny)
+    bits = model.encode(["a", "b"], precision="ubinary")
+    assert model.similarity(bits, bits)[0, 0] == 1
+    for lost in (bits.tolist(), bits.astype(int)):
+        with pytest.raises(EmbeddingGemmaError, match="np.uint8. for packed bits"):
+            model.similarity(lost, lost)

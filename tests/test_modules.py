@@ -342,3 +342,11 @@ def test_a_head_that_a_gguf_file_borrows_is_whole(tiny, tmp_path):
     convert(file, tmp_path / "out", recipe="fp32", tokenizer=tiny, dense_from=source)
     difference = EmbeddingGemma(tmp_path / "out").encode(TEXTS) - EmbeddingGemma(source).encode(TEXTS)
     assert np.abs(difference).max() <= CLOSE
+
+
+def test_a_list_of_no_modules_beside_a_head_is_refused(tiny, tmp_path):
+    """Ours is written for networks without a head; here the head would be left out."""
+    folder = shutil.copytree(tiny, tmp_path / "m")
+    (folder / "modules.json").write_text("[]")
+    with pytest.raises(EmbeddingGemmaError, match="lists no modules, but 2_Dense is there"):
+        EmbeddingGemma(folder)

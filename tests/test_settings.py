@@ -335,3 +335,12 @@ def test_similarity_of_none_one_and_zero_vectors(name):
     assert np.isfinite(
         all_pairs(np.zeros(4), one, name, [4])
     ).all()  # as sentence-transformers: 0, not NaN
+
+
+def test_the_older_name_of_the_tokenizers_length(tiny, tmp_path):
+    folder = shutil.copytree(tiny, tmp_path / "m")
+    (folder / BERT).unlink()
+    config = json.loads((folder / TOKENIZER).read_text())
+    del config["model_max_length"]
+    (folder / TOKENIZER).write_text(json.dumps(config | {"max_len": 20}))
+    assert read_settings(folder, 2048).max_length == 20
